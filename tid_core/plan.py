@@ -1,0 +1,41 @@
+"""What the training process is handed: the resolved spec, and where things lie on this machine. Free of torch."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from tid_core.spec import JobSpec
+
+
+class _Plan(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitPaths(_Plan):
+    images: Path
+    annotations: Path
+
+
+class TeacherPlan(_Plan):
+    """A teacher whose weights are a torchvision name or a local file."""
+
+    detector: str
+    weights: str | None = None
+    file: Path | None = None
+    classes: list[str] | None = None
+
+
+class RunPlan(_Plan):
+    """One attempt. The process reads `resume_dir`'s newest complete state, if any, and writes only under `out_dir`.
+
+    `out_dir` holds checkpoints/, maps/, resume/ and detections.json; see tid_core.training.
+    """
+
+    spec: JobSpec
+    train: SplitPaths
+    val: SplitPaths
+    teacher: TeacherPlan | None = None
+    student_file: Path | None = None
+    out_dir: Path
+    resume_from: Path | None = None
+    provenance: dict[str, str] = {}

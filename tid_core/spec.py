@@ -1,0 +1,265 @@
+"""The job: what a user asks for, as data. Free of torch, so that the API can check a job without it.
+
+Unknown fields are refused, ranges are checked, and every default is written down here, so that
+`JobSpec.model_validate(...).model_dump()` is the complete record of a run.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileWeights(Model):
+    """A checkpoint on disk: safetensors, or a plain state_dict read with `weights_only=True`."""
+
+    file: Path = Field(description="Path of a .safetensors or .pt/.pth file, under an allowed root.")
+    classes: list[str] | None = Field(
+        None, description="Class names in the order of the file's outputs; null = the dataset's own classes."
+    )
+
+
+class JobWeights(Model):
+    """The checkpoint of an earlier job."""
+
+    job: str = Field(description="Id of a job that succeeded.", min_length=1)
+    checkpoint: str = Field("best", description="best, last or epoch-N.", pattern=r"^(best|last|epoch-\d+)$")
+
+
+Weights = Annotated[
+    FileWeights | JobWeights | str | None,
+    Field(
+        description="A torchvision weights name such as COCO_V1, `imagenet` (backbone only), {file: path}, "
+        "{job: id, checkpoint: best}, or null for random initialisation."
+    ),
+]
+
+
+class TeacherSpec(Model):
+    detector: str | None = Field(None, description="A name of GET /detectors; null = the detector of the teacher job.")
+    weights: FileWeights | JobWeights | str = Field(
+        description="A torchvision weights name, {file: path} or {job: id, checkpoint: best}."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_detector(self) -> Self:
+        if self.detector is None and not isinstance(self.weights, JobWeights):
+            raise ValueError("teacher.detector may only be left out when teacher.weights names a job")
+        return self
+
+
+class StudentSpec(Model):
+    detector: str = Field(description="A name of GET /detectors.")
+    weights: Weights = None
+    inherit: list[Literal["neck", "head"]] = Field(
+        default_factory=list, description="Parts copied from the teacher where every shape agrees."
+    )
+    norm: Literal["auto", "batch", "frozen", "group"] = Field(
+        "auto",
+        description="Backbone normalisation: auto = frozen BatchNorm with pretrained weights, BatchNorm from scratch.",
+    )
+    trainable_layers: Annotated[int, Field(ge=0, le=6)] | None = Field(
+        None, description="Backbone stages left trainable; null = torchvision's default with weights, all without."
+    )
+
+
+class LossSpec(Model):
+    """Weights of the total loss: L = task * L_task + distill * L_distill (METHOD: 1.3)."""
+
+    task: Positive = 1.0
+    distill: NonNegative = Field(1.0, description="lambda, the weight of the distillation term.")
+    high: NonNegative = Field(2.0, description="Weight of high-value areas (TID).")
+    medium: NonNegative = Field(1.0, description="Weight of medium-value areas (TID).")
+    low: NonNegative = Field(0.1, description="Weight of low-value areas (TID).")
+    schedule: Literal["constant", "warmup", "linear_decay", "cosine_decay"] = Field(
+        "constant", description="How the weight of the distillation term moves over the run."
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="Steps of the `warmup` schedule.")
+
+
+class TidSpec(Model):
+    """Task Integration Distillation. Fields marked [ours] reconstruct what the paper leaves open."""
+
+    t_pos: Fraction = Field(0.5, description="IoU from which a point counts as localised. [ours]")
+    t_neg: Fraction = Field(0.4, description="IoU up to which a point counts as background. [ours]")
+    thresholds: Literal["fixed", "matcher", "atss"] = Field(
+        "matcher",
+        description="matcher: the detector's own thresholds where it has them, else t_pos/t_neg; "
+        "atss: mean + std of each ground truth's candidate IoUs; t_neg = t_pos / 2. [ours]",
+    )
+    atss_topk: Count = Field(9, description="Candidates per level and ground truth in mode `atss`.")
+    score_pos: Positive = Field(2.0, description="score_r where IoU >= t_pos. [paper]")
+    score_mid: Positive = Field(1.5, description="score_r between the thresholds. [paper]")
+    score_neg: Positive = Field(0.4, description="score_r where IoU <= t_neg. [paper]")
+    cls_score: Literal["two_level", "three_level", "prob"] = Field("two_level", description="[ours]")
+    cls_right: Positive = Field(2.0, description="score_c where the class is right. [ours]")
+    cls_unsure: Positive = Field(1.5, description="score_c where it is right with p < 0.5 (three_level). [ours]")
+    cls_wrong: Positive = Field(0.4, description="score_c where the class is wrong. [ours]")
+    iou: Literal["iou", "giou", "diou"] = Field("iou", description="Overlap measured by score_r.")
+    tasks: Literal["both", "cls", "reg"] = Field("both", description="Scores that enter the product (ablation).")
+    key_source: Literal["teacher", "student", "either"] = Field("teacher", description="[ours]")
+    tau_key: NonNegative = Field(1.0, description="key(p) = Score > tau_key. [ours]")
+    tau_weak: NonNegative = Field(0.0, description="weak(p) = Score_T - Score_S > tau_weak. [ours]")
+    weak_signed: bool = Field(True, description="false: weak where |Score_T - Score_S| > tau_weak. [ours]")
+    areas: Literal["both", "key", "weak"] = Field("both", description="Masks that enter the partition (ablation).")
+    partition: Literal["intersection", "weak_first", "key_first", "score_bands"] = Field(
+        "intersection",
+        description="intersection: high = key and weak, medium = exactly one. weak_first: high = weak, medium = key "
+        "only. key_first: high = key, medium = weak only. score_bands: by Score_T > tau_key, > score_neg. [ours]",
+    )
+    norm: Literal["region_mean", "global_mean", "batch_sum"] = Field("region_mean", description="[ours]")
+    distance: Literal["normalised_mse", "mse", "l1", "smooth_l1", "standardised_mse"] = Field(
+        "normalised_mse", description="normalised_mse: squared error over the variance of the teacher's level. [ours]"
+    )
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> Self:
+        if self.t_neg > self.t_pos:
+            raise ValueError(f"tid.t_neg ({self.t_neg}) must not exceed tid.t_pos ({self.t_pos})")
+        return self
+
+
+class FitnetSpec(Model):
+    weight: NonNegative = Field(2.0, description="Weight of the mean squared feature difference.")
+    distance: Literal["normalised_mse", "mse"] = "normalised_mse"
+
+
+class DataSpec(Model):
+    """How images reach the detector. Sizes are in pixels and follow torchvision's detection transform."""
+
+    min_size: list[Count] = Field(
+        default_factory=lambda: [800], min_length=1, description="Short side; several = one drawn per image."
+    )
+    max_size: Count = Field(1333, description="Long side at most.")
+    flip: Fraction = Field(0.5, description="Probability of a horizontal flip.")
+    photometric: Fraction = Field(0.0, description="Probability of photometric distortion.")
+    scale_jitter: tuple[Positive, Positive] | None = Field(None, description="Range of a random zoom, e.g. [0.8, 1.2].")
+    workers: Annotated[int, Field(ge=0, le=64)] = Field(0, description="Loader processes; 0 = in the training process.")
+    invalid_boxes: Literal["drop", "refuse"] = Field("drop", description="What to do with boxes that cannot be used.")
+    drop_empty: bool = Field(False, description="Leave out training images without boxes.")
+
+
+class TrainingSpec(Model):
+    epochs: Count = 12
+    batch_size: Count = Field(16, description="Images per optimiser step, over all GPUs and accumulation.")
+    accumulate: Count = Field(1, description="Backward passes per optimiser step; divides batch_size.")
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.01
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 1e-4
+    schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    milestones: list[Fraction] = Field(
+        default_factory=lambda: [8 / 12, 11 / 12], description="Drops of `multistep`, as fractions of the run."
+    )
+    gamma: Fraction = Field(0.1, description="Factor at each milestone.")
+    warmup_steps: Annotated[int, Field(ge=0)] = 500
+    warmup_factor: Fraction = 0.001
+    clip_grad_norm: Positive | None = Field(None, description="Maximum gradient norm; null = none.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, fp16 on one that does not, fp32 on CPU."
+    )
+    channels_last: bool = False
+    ema: bool = Field(False, description="Evaluate and export an exponential moving average of the student.")
+    ema_decay: Fraction = 0.9998
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    deterministic: bool = Field(False, description="Deterministic kernels on GPU (always on for CPU).")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the training process; 0 = all cores.")
+    save_every_steps: Annotated[int, Field(ge=0)] = Field(0, description="Resume states between epochs; 0 = none.")
+    log_every_steps: Count = 10
+    keep_epochs: bool = Field(False, description="Keep a checkpoint epoch-N after each evaluation.")
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"training.batch_size ({self.batch_size}) must be a multiple of training.accumulate ({self.accumulate})"
+            )
+        return self
+
+
+class EvaluationSpec(Model):
+    every_epochs: Count = 1
+    batch_size: Count = 16
+    max_detections: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Detections kept per image.")
+    score_threshold: Fraction = 0.05
+    nms_threshold: Fraction = Field(0.6, description="IoU of non-maximum suppression.")
+    backend: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    teacher: bool = Field(True, description="Evaluate the teacher once, so that the gain has a ceiling to read against.")
+    maps: Annotated[int, Field(ge=0, le=64)] = Field(4, description="Validation images drawn with their TID areas.")
+
+
+class ResourcesSpec(Model):
+    gpus: Annotated[int, Field(ge=0, le=64)] = Field(1, description="GPUs wanted; a host without any trains on CPU.")
+    queue: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(3, description="Attempts before the job fails for good.")
+
+
+Method = Literal["tid", "fitnet", "none"]
+
+
+class JobSpec(Model):
+    """One distillation (or, with `teacher: null`, one plain training)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="JobSpec")
+
+    name: str = Field("job", min_length=1, max_length=120, description="For people; need not be unique.")
+    teacher: TeacherSpec | None = Field(None, description="null = plain training of the student.")
+    student: StudentSpec
+    dataset: str = Field(min_length=1, description="Name or id of a registered dataset; `tid train`: a folder.")
+    method: Method = Field("tid", description="How the teacher is imitated; plain training uses `none`.")
+    loss: LossSpec = Field(default_factory=LossSpec)
+    tid: TidSpec = Field(default_factory=TidSpec)
+    fitnet: FitnetSpec = Field(default_factory=FitnetSpec)
+    data: DataSpec = Field(default_factory=DataSpec)
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    baseline: bool = Field(True, description="Also run the same student, recipe and seed without distillation.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_training(cls, data: Any) -> Any:
+        """Without a teacher the only method is `none` and there is nothing to compare with."""
+        if isinstance(data, dict) and data.get("teacher") is None:
+            return {"method": "none", "baseline": False, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> Self:
+        if self.teacher is None and self.method != "none":
+            raise ValueError(f"method {self.method!r} needs a teacher; set `teacher`, or `method: none`")
+        if self.teacher is None and self.baseline:
+            raise ValueError("baseline: true compares with distillation; without a teacher set it to false")
+        return self
+
+    def baseline_twin(self) -> "JobSpec":
+        """The same student, recipe and seed without distillation."""
+        twin = {"name": f"{self.name} (baseline)", "teacher": None, "method": "none", "baseline": False}
+        return JobSpec.model_validate({**self.model_dump(), **twin})
+
+
+def load_spec(path: Path) -> JobSpec:
+    """Read a job from a YAML or JSON file (JSON is YAML).
+
+    Raises:
+        ValueError: not YAML, or not a mapping.
+        pydantic.ValidationError: a field is unknown, missing or out of range.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is neither YAML nor JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold a mapping such as `student: {{detector: ...}}`, not {type(data).__name__}")
+    return JobSpec.model_validate(data)
