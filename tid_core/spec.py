@@ -46,6 +46,8 @@ Weights = Annotated[
 
 
 class TeacherSpec(Model):
+    """The detector that is imitated. Its classes meet the dataset's by name."""
+
     detector: str | None = Field(None, description="A name of GET /detectors; null = the detector of the teacher job.")
     weights: FileWeights | JobWeights | str = Field(
         description="A torchvision weights name, {file: path} or {job: id, checkpoint: best}."
@@ -59,6 +61,8 @@ class TeacherSpec(Model):
 
 
 class StudentSpec(Model):
+    """The detector that is trained and handed out."""
+
     detector: str = Field(description="A name of GET /detectors.")
     weights: Weights = None
     inherit: list[Literal["neck", "head"]] = Field(
@@ -74,9 +78,9 @@ class StudentSpec(Model):
 
 
 class LossSpec(Model):
-    """Weights of the total loss: L = task * L_task + distill * L_distill (METHOD: 1.3)."""
+    """Weights of the total loss: L = task * L_task + distill * L_distill."""
 
-    task: Positive = 1.0
+    task: Positive = Field(1.0, description="Weight of the detector's own loss.")
     distill: NonNegative = Field(1.0, description="lambda, the weight of the distillation term.")
     high: NonNegative = Field(2.0, description="Weight of high-value areas (TID).")
     medium: NonNegative = Field(1.0, description="Weight of medium-value areas (TID).")
@@ -101,13 +105,19 @@ class TidSpec(Model):
     score_pos: Positive = Field(2.0, description="score_r where IoU >= t_pos. [paper]")
     score_mid: Positive = Field(1.5, description="score_r between the thresholds. [paper]")
     score_neg: Positive = Field(0.4, description="score_r where IoU <= t_neg. [paper]")
-    cls_score: Literal["two_level", "three_level", "prob"] = Field("two_level", description="[ours]")
+    cls_score: Literal["two_level", "three_level", "prob"] = Field(
+        "two_level",
+        description="two_level: cls_right where the top class is the ground truth's, else cls_wrong; three_level: "
+        "cls_unsure where it is right with p < 0.5; prob: the probability of the ground truth's class. [ours]",
+    )
     cls_right: Positive = Field(2.0, description="score_c where the class is right. [ours]")
     cls_unsure: Positive = Field(1.5, description="score_c where it is right with p < 0.5 (three_level). [ours]")
     cls_wrong: Positive = Field(0.4, description="score_c where the class is wrong. [ours]")
     iou: Literal["iou", "giou", "diou"] = Field("iou", description="Overlap measured by score_r.")
     tasks: Literal["both", "cls", "reg"] = Field("both", description="Scores that enter the product (ablation).")
-    key_source: Literal["teacher", "student", "either"] = Field("teacher", description="[ours]")
+    key_source: Literal["teacher", "student", "either"] = Field(
+        "teacher", description="Whose score makes a point key. [ours]"
+    )
     tau_key: NonNegative = Field(1.0, description="key(p) = Score > tau_key. [ours]")
     tau_weak: NonNegative = Field(0.0, description="weak(p) = Score_T - Score_S > tau_weak. [ours]")
     weak_signed: bool = Field(True, description="false: weak where |Score_T - Score_S| > tau_weak. [ours]")
@@ -117,7 +127,11 @@ class TidSpec(Model):
         description="intersection: high = key and weak, medium = exactly one. weak_first: high = weak, medium = key "
         "only. key_first: high = key, medium = weak only. score_bands: by Score_T > tau_key, > score_neg. [ours]",
     )
-    norm: Literal["region_mean", "global_mean", "batch_sum"] = Field("region_mean", description="[ours]")
+    norm: Literal["region_mean", "global_mean", "batch_sum"] = Field(
+        "region_mean",
+        description="region_mean: each area by its own points over the batch; global_mean: by all valid points; "
+        "batch_sum: a sum over points, divided by the images. [ours]",
+    )
     distance: Literal["normalised_mse", "mse", "l1", "smooth_l1", "standardised_mse"] = Field(
         "normalised_mse", description="normalised_mse: squared error over the variance of the teacher's level. [ours]"
     )
@@ -130,8 +144,10 @@ class TidSpec(Model):
 
 
 class FitnetSpec(Model):
+    """FitNets-style imitation: every valid point weighs the same."""
+
     weight: NonNegative = Field(2.0, description="Weight of the mean squared feature difference.")
-    distance: Literal["normalised_mse", "mse"] = "normalised_mse"
+    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`.")
 
 
 class DataSpec(Model):
@@ -150,33 +166,35 @@ class DataSpec(Model):
 
 
 class TrainingSpec(Model):
-    epochs: Count = 12
+    """The recipe."""
+
+    epochs: Count = Field(12, description="Passes over the training split.")
     batch_size: Count = Field(16, description="Images per optimiser step, over all GPUs and accumulation.")
     accumulate: Count = Field(1, description="Backward passes per optimiser step; divides batch_size.")
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.01
-    momentum: Fraction = 0.9
-    weight_decay: NonNegative = 1e-4
-    schedule: Literal["multistep", "cosine", "constant"] = "multistep"
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="The rule that moves the weights.")
+    lr: Positive = Field(0.01, description="Peak learning rate, for batch_size images.")
+    momentum: Fraction = Field(0.9, description="Momentum of sgd.")
+    weight_decay: NonNegative = Field(1e-4, description="Not applied to biases and normalisation layers.")
+    schedule: Literal["multistep", "cosine", "constant"] = Field("multistep", description="The learning rate's course.")
     milestones: list[Fraction] = Field(
         default_factory=lambda: [8 / 12, 11 / 12], description="Drops of `multistep`, as fractions of the run."
     )
     gamma: Fraction = Field(0.1, description="Factor at each milestone.")
-    warmup_steps: Annotated[int, Field(ge=0)] = 500
-    warmup_factor: Fraction = 0.001
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="Linear warm-up, in optimiser steps.")
+    warmup_factor: Fraction = Field(0.001, description="Factor of the learning rate at the first step.")
     clip_grad_norm: Positive | None = Field(None, description="Maximum gradient norm; null = none.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on a GPU that has it, fp16 on one that does not, fp32 on CPU."
     )
-    channels_last: bool = False
+    channels_last: bool = Field(False, description="NHWC memory layout.")
     ema: bool = Field(False, description="Evaluate and export an exponential moving average of the student.")
-    ema_decay: Fraction = 0.9998
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    ema_decay: Fraction = Field(0.9998, description="Decay of the moving average per step.")
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(0, description="Initialisation, data order, augmentation.")
     deterministic: bool = Field(False, description="Deterministic kernels on GPU (always on for CPU).")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one.")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the training process; 0 = all cores.")
     save_every_steps: Annotated[int, Field(ge=0)] = Field(0, description="Resume states between epochs; 0 = none.")
-    log_every_steps: Count = 10
+    log_every_steps: Count = Field(10, description="Optimiser steps between metric points.")
     keep_epochs: bool = Field(False, description="Keep a checkpoint epoch-N after each evaluation.")
 
     @model_validator(mode="after")
@@ -189,19 +207,27 @@ class TrainingSpec(Model):
 
 
 class EvaluationSpec(Model):
-    every_epochs: Count = 1
-    batch_size: Count = 16
+    """COCO evaluation on the validation split."""
+
+    every_epochs: Count = Field(1, description="Epochs between evaluations; the last one is always evaluated.")
+    batch_size: Count = Field(16, description="Images per forward.")
     max_detections: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Detections kept per image.")
-    score_threshold: Fraction = 0.05
+    score_threshold: Fraction = Field(0.05, description="Detections below it are dropped.")
     nms_threshold: Fraction = Field(0.6, description="IoU of non-maximum suppression.")
-    backend: Literal["hotcoco", "pycocotools"] = "hotcoco"
-    teacher: bool = Field(True, description="Evaluate the teacher once, so that the gain has a ceiling to read against.")
+    backend: Literal["hotcoco", "pycocotools"] = Field("hotcoco", description="Evaluator; both give equal numbers.")
+    teacher: bool = Field(
+        True, description="Evaluate the teacher once, so that the gain has a ceiling to read against."
+    )
     maps: Annotated[int, Field(ge=0, le=64)] = Field(4, description="Validation images drawn with their TID areas.")
 
 
 class ResourcesSpec(Model):
+    """What a run needs of the machines."""
+
     gpus: Annotated[int, Field(ge=0, le=64)] = Field(1, description="GPUs wanted; a host without any trains on CPU.")
-    queue: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    queue: str = Field(
+        "default", description="Workers of this queue take the job.", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$"
+    )
     max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(3, description="Attempts before the job fails for good.")
 
 
