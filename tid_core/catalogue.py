@@ -1,0 +1,202 @@
+"""The detectors and methods on offer, as facts. Free of torch, so that the API can list and check them.
+
+A detector is a trunk (a torchvision classification network), a feature pyramid and a dense head.
+`tid_core.detectors` builds exactly what stands here; tests hold the two together.
+"""
+
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+Family = Literal["retinanet", "fcos"]
+Size = Literal["standard", "small"]
+
+
+@dataclass(frozen=True)
+class TrunkInfo:
+    """A torchvision network cut at its stages of stride 8, 16 and 32."""
+
+    builder: str
+    """Name for `torchvision.models.get_model`; `conv5` is five strided 3x3 convolutions."""
+    layers: tuple[str, str, str]
+    """Modules whose outputs feed the pyramid."""
+    channels: tuple[int, int, int]
+    weights: tuple[str, ...] = ()
+    """torchvision's ImageNet weights, the first of which `imagenet` stands for."""
+    stages: tuple[tuple[str, ...], ...] = ()
+    """Top-level modules per stage, from the last to the first: what `trainable_layers` counts."""
+    eps: float = 1e-5
+    """Of the trunk's batch normalisation."""
+
+
+def _resnet(builder: str, expansion: int, *weights: str) -> TrunkInfo:
+    channels = (128 * expansion, 256 * expansion, 512 * expansion)
+    stages = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))
+    return TrunkInfo(builder, ("layer2", "layer3", "layer4"), channels, weights, stages)
+
+
+def _modules(*bounds: tuple[int, int]) -> tuple[tuple[str, ...], ...]:
+    """Stages of a sequential trunk, from the last to the first, given as [first, last] module numbers."""
+    return tuple(tuple(str(i) for i in range(first, last + 1)) for first, last in bounds)
+
+
+# The stages of the MobileNets start at their strided blocks, as in torchvision's `mobilenet_backbone`.
+TRUNKS: dict[str, TrunkInfo] = {
+    "resnet18": _resnet("resnet18", 1, "IMAGENET1K_V1"),
+    "resnet34": _resnet("resnet34", 1, "IMAGENET1K_V1"),
+    "resnet50": _resnet("resnet50", 4, "IMAGENET1K_V1", "IMAGENET1K_V2"),
+    "resnet101": _resnet("resnet101", 4, "IMAGENET1K_V1", "IMAGENET1K_V2"),
+    "mobilenet_v2": TrunkInfo(
+        "mobilenet_v2",
+        ("6", "13", "18"),
+        (32, 96, 1280),
+        ("IMAGENET1K_V1", "IMAGENET1K_V2"),
+        _modules((18, 18), (14, 17), (7, 13), (4, 6), (2, 3), (0, 1)),
+    ),
+    "mobilenet_v3_large": TrunkInfo(
+        "mobilenet_v3_large",
+        ("6", "12", "16"),
+        (40, 112, 960),
+        ("IMAGENET1K_V1", "IMAGENET1K_V2"),
+        _modules((16, 16), (13, 15), (7, 12), (4, 6), (2, 3), (0, 1)),
+        eps=1e-3,
+    ),
+    "conv5": TrunkInfo("conv5", ("2", "3", "4"), (48, 64, 96), (), _modules((4, 4), (3, 3), (2, 2), (1, 1), (0, 0))),
+}
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    name: str
+    family: Family
+    version: Literal["v1", "v2"]
+    """RetinaNet v2: group normalisation in the head, GIoU loss, P6 from C5, as torchvision's `_v2` builders."""
+    size: Size
+    backbone: str
+    """A key of TRUNKS."""
+    strides: tuple[int, ...]
+    channels: int
+    """Channels of every pyramid level."""
+    anchors_per_location: int
+    tower_convs: int
+    """3x3 convolutions in each tower of the head."""
+    parameters: int
+    """Count with the 91 outputs of COCO; with fewer classes it is smaller."""
+    coco_map: float | None = None
+    """Box mAP on COCO val2017 of the COCO_V1 weights, as torchvision publishes it."""
+    weights: tuple[str, ...] = ()
+    """torchvision's names of weights for the whole detector."""
+
+    @property
+    def trunk(self) -> TrunkInfo:
+        return TRUNKS[self.backbone]
+
+    @property
+    def has_imagenet(self) -> bool:
+        return bool(self.trunk.weights)
+
+    @property
+    def anchor_sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Sides of the anchors per level: FCOS one of a stride; RetinaNet three octave steps, from four strides up."""
+        if self.family == "fcos":
+            return tuple((stride,) for stride in self.strides)
+        scale = 4 if self.size == "standard" else 2
+        octaves = (1.0, 2 ** (1.0 / 3), 2 ** (2.0 / 3))
+        return tuple(tuple(int(scale * stride * octave) for octave in octaves) for stride in self.strides)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "has_imagenet": self.has_imagenet, "backbone_weights": list(self.trunk.weights)}
+
+
+# Counted with 91 outputs; a test counts again.
+_PARAMETERS = {
+    "retinanet_resnet18_fpn": 21_048_471,
+    "retinanet_resnet34_fpn": 31_156_631,
+    "retinanet_resnet50_fpn": 34_068_119,
+    "retinanet_resnet101_fpn": 53_060_247,
+    "retinanet_mobilenet_v2_fpn": 12_226_903,
+    "retinanet_mobilenet_v3_large_fpn": 12_899_207,
+    "retinanet_resnet18_fpn_v2": 21_640_343,
+    "retinanet_resnet34_fpn_v2": 31_748_503,
+    "retinanet_resnet50_fpn_v2": 38_198_935,
+    "retinanet_resnet101_fpn_v2": 57_191_063,
+    "fcos_resnet18_fpn": 19_303_072,
+    "fcos_resnet34_fpn": 29_411_232,
+    "fcos_resnet50_fpn": 32_322_720,
+    "fcos_resnet101_fpn": 51_314_848,
+    "fcos_mobilenet_v2_fpn": 10_481_504,
+    "fcos_mobilenet_v3_large_fpn": 11_153_808,
+    "fcos_resnet18_small": 11_927_904,
+    "fcos_conv5_tiny": 787_664,
+    "retinanet_resnet18_small": 12_584_055,
+    "retinanet_conv5_tiny": 1_443_815,
+}
+_COCO_MAP = {"retinanet_resnet50_fpn": 36.4, "retinanet_resnet50_fpn_v2": 41.5, "fcos_resnet50_fpn": 39.2}
+_STANDARD = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
+_SMALL = {"resnet18_small": "resnet18", "conv5_tiny": "conv5"}
+
+
+def _info(name: str, family: Family, version: Literal["v1", "v2"], size: Size, backbone: str) -> DetectorInfo:
+    return DetectorInfo(
+        name=name,
+        family=family,
+        version=version,
+        size=size,
+        backbone=backbone,
+        strides=(8, 16, 32, 64, 128) if size == "standard" else (8, 16, 32),
+        channels=256 if size == "standard" else 96,
+        anchors_per_location=9 if family == "retinanet" else 1,
+        tower_convs=4 if size == "standard" else 2,
+        parameters=_PARAMETERS[name],
+        coco_map=_COCO_MAP.get(name),
+        weights=("COCO_V1",) if name in _COCO_MAP else (),
+    )
+
+
+def _catalogue() -> dict[str, DetectorInfo]:
+    infos = [_info(f"retinanet_{trunk}_fpn", "retinanet", "v1", "standard", trunk) for trunk in _STANDARD]
+    infos += [_info(f"retinanet_{trunk}_fpn_v2", "retinanet", "v2", "standard", trunk) for trunk in _STANDARD[:4]]
+    infos += [_info(f"fcos_{trunk}_fpn", "fcos", "v1", "standard", trunk) for trunk in _STANDARD]
+    infos += [_info(f"fcos_{suffix}", "fcos", "v1", "small", trunk) for suffix, trunk in _SMALL.items()]
+    infos += [_info(f"retinanet_{suffix}", "retinanet", "v2", "small", trunk) for suffix, trunk in _SMALL.items()]
+    return {info.name: info for info in infos}
+
+
+DETECTORS: dict[str, DetectorInfo] = _catalogue()
+
+
+def close_names(name: str, names: list[str] | None = None) -> list[str]:
+    """The three names most like a wrong one, best first."""
+    return get_close_matches(name, list(DETECTORS) if names is None else names, n=3, cutoff=0.4)
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    name: str
+    title: str
+    source: str
+    needs: tuple[str, ...]
+    """What must agree between student and teacher; what differs only in channels gets an adapter."""
+    published: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+METHODS: dict[str, MethodInfo] = {
+    "tid": MethodInfo(
+        "tid",
+        "Task Integration Distillation: features weighted by both tasks and by what the student has yet to learn",
+        "Su, Jian, Yu, arXiv 2404.01699; Neurocomputing 624 (2025) 129386; partly reconstructed",
+        ("strides", "classes"),
+        "GFL R101->R50 40.1 -> 42.0 (the paper's figure, not this project's)",
+    ),
+    "fitnet": MethodInfo(
+        "fitnet",
+        "Uniform imitation of the pyramid features",
+        "Romero et al., FitNets, ICLR 2015",
+        ("strides",),
+        "GFL R101->R50 40.1 -> 40.7 (published elsewhere, not this project's)",
+    ),
+    "none": MethodInfo("none", "Plain training, no distillation", "", ()),
+}

@@ -1,0 +1,86 @@
+"""Trunk and feature pyramid: torchvision's own, cut at strides 8, 16 and 32."""
+
+from collections.abc import Callable
+from functools import partial
+from math import gcd
+from typing import Literal, cast
+
+from torch import nn
+from torchvision.models import get_model
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from tid_core.catalogue import DetectorInfo, TrunkInfo
+
+Norm = Literal["batch", "frozen", "group"]
+NormLayer = Callable[[int], nn.Module]
+
+
+def build_backbone(info: DetectorInfo, norm: Norm) -> BackboneWithFPN:
+    """The detector's backbone with random weights; every parameter trainable."""
+    trunk = info.trunk
+    backbone = BackboneWithFPN(
+        _trunk(trunk, norm),
+        {layer: str(level) for level, layer in enumerate(trunk.layers)},
+        list(trunk.channels),
+        info.channels,
+        extra_blocks=_coarse_levels(info),
+    )
+    if info.size == "small":
+        # BackboneWithFPN adds a pooled level where none is asked for; the pyramid itself can do without.
+        backbone.fpn.extra_blocks = None
+    return backbone
+
+
+def _coarse_levels(info: DetectorInfo) -> LastLevelP6P7 | None:
+    """P6 and P7: from P5, in RetinaNet v2 from C5."""
+    if info.size == "small":
+        return None
+    source = info.trunk.channels[-1] if info.version == "v2" else info.channels
+    return LastLevelP6P7(source, info.channels)
+
+
+def _trunk(trunk: TrunkInfo, norm: Norm) -> nn.Module:
+    layer = norm_layer(trunk, norm)
+    if trunk.builder == "conv5":
+        return conv5(layer)
+    network = cast(nn.Module, get_model(trunk.builder, weights=None, norm_layer=layer))
+    return cast(nn.Module, network.features) if trunk.layers[0].isdigit() else network
+
+
+def conv5(layer: NormLayer) -> nn.Sequential:
+    """Five 3x3 convolutions of stride 2: the plainest trunk there is, quick on a CPU."""
+    widths = (3, 16, 32, 48, 64, 96)
+    return nn.Sequential(
+        *(Conv2dNormActivation(i, o, stride=2, norm_layer=layer) for i, o in zip(widths, widths[1:], strict=False))
+    )
+
+
+def norm_layer(trunk: TrunkInfo, norm: Norm) -> NormLayer:
+    """The trunk's normalisation, given the number of channels."""
+    if norm == "group":
+        return _group_norm
+    if norm == "frozen":
+        return partial(FrozenBatchNorm2d, eps=trunk.eps)
+    if trunk.builder == "mobilenet_v3_large":
+        return partial(nn.BatchNorm2d, eps=trunk.eps, momentum=0.01)  # as torchvision's mobilenetv3.py
+    return nn.BatchNorm2d
+
+
+def _group_norm(channels: int) -> nn.Module:
+    # The narrow layers of a MobileNet do not divide by the usual 32 groups.
+    return nn.GroupNorm(gcd(32, channels), channels)
+
+
+def freeze_stages(backbone: BackboneWithFPN, trunk: TrunkInfo, trainable_layers: int) -> None:
+    """Freeze all but the last `trainable_layers` stages of the trunk.
+
+    Raises:
+        ValueError: the trunk has fewer stages.
+    """
+    if trainable_layers > len(trunk.stages):
+        raise ValueError(f"trainable_layers is {trainable_layers}, but {trunk.builder} has {len(trunk.stages)} stages")
+    trainable = {name for stage in trunk.stages[:trainable_layers] for name in stage}
+    for name, parameter in backbone.body.named_parameters():
+        parameter.requires_grad_(name.split(".")[0] in trainable)

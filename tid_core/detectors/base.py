@@ -1,0 +1,162 @@
+"""The seam between a dense detector and everything that needs its insides.
+
+N images, C channels, H and W a level's grid, L anchors over all levels, A anchors per location, K classes, M boxes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import resize_boxes
+
+from tid_core.catalogue import DetectorInfo
+from tid_core.detectors.outputs import DenseOutputs
+from tid_core.events import TrainingFailure
+
+Target = dict[str, Tensor]
+
+
+class DenseDetector(nn.Module, ABC):
+    """A plain torchvision detector, run through its own public parts.
+
+    One forward gives losses, detections and all that distillation looks at. `model` stays an ordinary torchvision
+    module: its `state_dict()` is the product.
+    """
+
+    def __init__(self, model: nn.Module, info: DetectorInfo) -> None:
+        super().__init__()
+        self.model = model
+        self.info = info
+
+    @property
+    def matcher_thresholds(self) -> tuple[float, float] | None:
+        """IoU from which, and below which, the detector's own matcher calls a box positive or negative."""
+        return None
+
+    def transform(self, images: Sequence[Tensor], targets: list[Target] | None = None) -> tuple[ImageList, list[Target]]:
+        """Normalise, resize and pad a batch with the detector's own transform (random size in training mode).
+
+        Args:
+            images: (3, H, W) each, uint8 or float in 0..1.
+            targets: `boxes` (M, 4) xyxy are resized with the image; other keys pass unchanged.
+        """
+        floats = [image if image.is_floating_point() else image.float() / 255 for image in images]
+        image_list, resized = self.model.transform(floats, targets)
+        return image_list, resized or []
+
+    def forward(self, images: ImageList, targets: list[Target] | None = None) -> DenseOutputs:
+        return self.dense_forward(images, targets)
+
+    def dense_forward(self, images: ImageList, targets: list[Target] | None = None) -> DenseOutputs:
+        """Features, logits, boxes and, given targets, losses. Only backbone and head run under autocast.
+
+        Args:
+            images: of `transform`; teacher and student must be given the same.
+            targets: resized, with `boxes` (M, 4), `labels` (M,) in 0..K-1 and optionally `iscrowd` (M,);
+                crowd boxes are no training targets.
+
+        Raises:
+            ValueError: a box has no width or no height.
+        """
+        features = list(self.model.backbone(images.tensors).values())
+        head_outputs = self.model.head(features)
+        with torch.autocast(images.tensors.device.type, enabled=False):
+            # In bf16 the anchors would be rounded to whole pixels and worse, so nothing below sees it.
+            head_outputs = {name: output.float() for name, output in head_outputs.items()}
+            anchors_L4 = self._anchors(images, features)
+            outputs = DenseOutputs(
+                features=features,
+                logits_NLK=head_outputs["cls_logits"],
+                boxes_NL4=self._decode(head_outputs["bbox_regression"].detach(), anchors_L4),
+                anchors_L4=anchors_L4,
+                strides=list(self.info.strides),
+                num_anchors=self.info.anchors_per_location,
+                valid=[_valid(images, f.shape[-2], f.shape[-1]) for f in features],
+                head_outputs=head_outputs,
+            )
+            if targets is None:
+                return outputs
+            return replace(outputs, losses=self._losses(outputs, [_trainable(target) for target in targets]))
+
+    def detections(
+        self, outputs: DenseOutputs, images: ImageList, original_sizes: Sequence[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Boxes (xyxy, pixels of the original image), scores and labels per image, as torchvision's eval mode gives.
+
+        Args:
+            original_sizes: (height, width) of each image before `transform`.
+        """
+        per_level = self._anchors_per_level(outputs)
+        split_head = {name: list(output.split(per_level, dim=1)) for name, output in outputs.head_outputs.items()}
+        split_anchors = [list(outputs.anchors_L4.split(per_level))] * len(images.image_sizes)
+        found: list[dict[str, Tensor]] = self.model.postprocess_detections(split_head, split_anchors, images.image_sizes)
+        for detection, size, original in zip(found, images.image_sizes, original_sizes, strict=True):
+            detection["boxes"] = resize_boxes(detection["boxes"], list(size), list(original))
+        return found
+
+    def _anchors(self, images: ImageList, features: list[Tensor]) -> Tensor:
+        # The generator reads only grid, device and dtype: a slice spares the copy of the features.
+        return cast(Tensor, self.model.anchor_generator(images, [f[:1, :1].float() for f in features])[0])
+
+    def _anchors_per_level(self, outputs: DenseOutputs) -> list[int]:
+        return [height * width * outputs.num_anchors for height, width in outputs.grid]
+
+    @abstractmethod
+    def _decode(self, regression_NL4: Tensor, anchors_L4: Tensor) -> Tensor:
+        """Boxes (N, L, 4) in pixels, not clipped."""
+
+    @abstractmethod
+    def _losses(self, outputs: DenseOutputs, targets: list[Target]) -> dict[str, Tensor]:
+        """torchvision's own loss terms."""
+
+
+def _valid(images: ImageList, height: int, width: int) -> Tensor:
+    """(N, H, W) bool: cells whose centre lies inside the image itself.
+
+    A cell is the padded batch divided by the grid, which is the stride wherever the level divides the batch evenly
+    and, as in torchvision's anchors, smaller on the coarse levels of a small batch.
+    """
+    device = images.tensors.device
+    sizes_N2 = torch.tensor(images.image_sizes, device=device)
+    y_H = (torch.arange(height, device=device) + 0.5) * (images.tensors.shape[-2] / height)
+    x_W = (torch.arange(width, device=device) + 0.5) * (images.tensors.shape[-1] / width)
+    inside_NH = y_H < sizes_N2[:, :1]
+    inside_NW = x_W < sizes_N2[:, 1:]
+    return inside_NH[:, :, None] & inside_NW[:, None, :]
+
+
+def _trainable(target: Target) -> Target:
+    """The boxes to learn from: no crowds, fp32."""
+    boxes, labels = target["boxes"].float(), target["labels"]
+    if "iscrowd" in target:
+        single = ~target["iscrowd"].bool()
+        boxes, labels = boxes[single], labels[single]
+    return {"boxes": boxes, "labels": labels}
+
+
+def teacher_class_index(teacher_classes: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """Indices (K,) of the teacher's outputs that stand for `classes`, by name.
+
+    Raises:
+        TrainingFailure: `classes_missing`, naming what the teacher does not know.
+    """
+    missing = [name for name in classes if name not in teacher_classes]
+    if missing:
+        raise TrainingFailure(
+            "classes_missing",
+            f"the teacher has no output for {', '.join(missing)}; it knows {', '.join(teacher_classes)}",
+        )
+    return torch.tensor([list(teacher_classes).index(name) for name in classes])
+
+
+def select_classes(outputs: DenseOutputs, index_K: Tensor) -> DenseOutputs:
+    """The same outputs with only the class logits of `index_K`, in that order."""
+    available = outputs.logits_NLK.shape[-1]
+    if index_K.tolist() == list(range(available)):
+        return outputs
+    logits_NLK = outputs.logits_NLK[..., index_K.to(outputs.logits_NLK.device)]
+    return replace(outputs, logits_NLK=logits_NLK, head_outputs={**outputs.head_outputs, "cls_logits": logits_NLK})
