@@ -1,0 +1,231 @@
+"""COCO annotation files: read, checked and put in order. Free of torch, linear in the size of the file."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from tid_core.data.problems import DatasetError, Problems
+
+KEYS = ("images", "annotations", "categories")
+MIN_SIDE = 0.01
+"""Pixels. Thinner boxes vanish in fp32 once resized, and a detector refuses boxes of no size."""
+CLIP_TOLERANCE = 1.0
+"""Pixels beyond the border that are rounding, not worth a report."""
+
+
+Box = tuple[float, float, float, float]
+
+
+class ImageRecord(NamedTuple):
+    id: int | str
+    file_name: str
+    width: int
+    height: int
+
+
+class BoxRecord(NamedTuple):
+    image: int
+    """Index in the list of images."""
+    label: int
+    """Index in the list of classes."""
+    xyxy: Box
+    """Clipped to the image: what training sees."""
+    xywh: Box
+    """As the file has it: what evaluation compares with."""
+    area: float
+    """The file's area (of the mask, where there is one), else the box's."""
+    crowd: bool
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    path: Path
+    classes: list[str]
+    category_ids: list[int]
+    """Per class, the file's category id; a fresh id for a class that this file does not list."""
+    images: list[ImageRecord]
+    """Sorted by id, the order in which COCOeval breaks ties of scores."""
+    boxes: list[BoxRecord]
+    problems: Problems
+
+
+def read_coco(path: Path, classes: list[str] | None = None) -> CocoFile:
+    """Read an annotation file. Boxes that cannot be used are left out and counted in `problems`.
+
+    `classes` fixes the class order by name; without it, it is the category list sorted by category id.
+
+    Raises:
+        DatasetError: unreadable, not JSON, not COCO, empty, or (with `classes`) a category that is not among them.
+    """
+    content = _load(path)
+    problems = Problems()
+    categories = _categories(content["categories"], path)
+    classes = list(categories.values()) if classes is None else classes
+    labels = _labels(categories, classes, path)
+    images = _images(content["images"], path, problems)
+    boxes = _boxes(content["annotations"], images, labels, path, problems)
+    return CocoFile(path, classes, _category_ids(labels, len(classes)), images, boxes, problems)
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError("not_readable", f"cannot be read: {error.strerror}", path) from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError("not_json", f"is not JSON: {error}", path) from error
+    if isinstance(content, list):
+        detail = (
+            "is a list (COCO detection results?), not COCO annotations: {images: [], annotations: [], categories: []}"
+        )
+        raise DatasetError("not_coco", detail, path)
+    for key in KEYS:
+        value = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(value, list):
+            raise DatasetError("not_coco", f"is not COCO: `{key}` is missing or not a list", path)
+        if not value:
+            raise DatasetError("empty", f"`{key}` is empty", path)
+    return {key: content[key] for key in KEYS}
+
+
+def _need(entry: Any, key: str, kind: type | tuple[type, ...], where: str, path: Path) -> Any:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, kind):
+        found = "missing" if value is None else f"{value!r:.60}"
+        names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise DatasetError("not_coco", f"is not COCO: {where}.{key} is {found}; it must be {names}", path)
+    return value
+
+
+def _categories(entries: list[Any], path: Path) -> dict[int, str]:
+    """Category id to name, sorted by id."""
+    categories: dict[int, str] = {}
+    for i, entry in enumerate(entries):
+        where = f"categories[{i}]"
+        identity, name = _need(entry, "id", int, where, path), _need(entry, "name", str, where, path)
+        if identity in categories or name in categories.values():
+            raise DatasetError("duplicate_category", f"{where} repeats the id {identity} or the name {name!r}", path)
+        categories[identity] = name
+    return dict(sorted(categories.items()))
+
+
+def _labels(categories: dict[int, str], classes: list[str], path: Path) -> dict[int, int]:
+    """Category id to label."""
+    index = {name: i for i, name in enumerate(classes)}
+    strangers = [name for name in categories.values() if name not in index]
+    if strangers:
+        detail = f"lists the categories {strangers} that are not among the training classes {classes}"
+        raise DatasetError("classes_differ", detail, path)
+    return {identity: index[name] for identity, name in categories.items()}
+
+
+def _category_ids(labels: dict[int, int], num_classes: int) -> list[int]:
+    ids = {label: identity for identity, label in labels.items()}
+    fresh = max(labels) + 1
+    return [ids.get(label, fresh + label) for label in range(num_classes)]
+
+
+def _images(entries: list[Any], path: Path, problems: Problems) -> list[ImageRecord]:
+    images: dict[int | str, ImageRecord] = {}
+    for i, entry in enumerate(entries):
+        where = f"images[{i}]"
+        identity = _need(entry, "id", (int, str), where, path)
+        name = _need(entry, "file_name", str, where, path)
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise DatasetError("path_outside", f"{where}.file_name {name!r} leaves the image folder", path)
+        width, height = (_need(entry, key, (int, float), where, path) for key in ("width", "height"))
+        if not (width >= 1 and height >= 1 and math.isfinite(width + height)):
+            raise DatasetError("not_coco", f"{where} is {width} x {height} pixels; both must be positive", path)
+        if identity in images:
+            problems.note("duplicate_image_id", f"{where} {name} (id {identity})")
+        else:
+            images[identity] = ImageRecord(identity, name, int(width), int(height))
+    return sorted(images.values(), key=lambda image: (isinstance(image.id, str), image.id))
+
+
+class _Unusable(Exception):
+    """A box that is left out: code and what is wrong with it."""
+
+    def __init__(self, code: str, what: str) -> None:
+        self.code = code
+        self.what = what
+
+
+def _boxes(
+    entries: list[Any], images: list[ImageRecord], labels: dict[int, int], path: Path, problems: Problems
+) -> list[BoxRecord]:
+    index = {image.id: i for i, image in enumerate(images)}
+    seen: set[Any] = set()
+    boxes = []
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DatasetError("not_coco", f"is not COCO: annotations[{i}] is {entry!r:.60}, not an object", path)
+        identity = entry.get("id", i)
+        where = f"annotations[{i}] (id {identity!r:.40})"
+        if isinstance(identity, int | str):
+            if identity in seen:
+                problems.note("duplicate_annotation_id", where)
+            seen.add(identity)
+        try:
+            boxes.append(_box(entry, where, images, index, labels, problems))
+        except _Unusable as box:
+            problems.note(box.code, f"{where}: {box.what}")
+    return boxes
+
+
+def _box(
+    entry: dict[str, Any],
+    where: str,
+    images: list[ImageRecord],
+    index: dict[int | str, int],
+    labels: dict[int, int],
+    problems: Problems,
+) -> BoxRecord:
+    image, label = _lookup(index, entry.get("image_id")), _lookup(labels, entry.get("category_id"))
+    if image is None:
+        raise _Unusable("unknown_image", f"image_id {entry.get('image_id')!r:.40}")
+    if label is None:
+        raise _Unusable("unknown_category", f"category_id {entry.get('category_id')!r:.40}")
+    xywh = _numbers(entry.get("bbox"))
+    xyxy, overhang = _clip(xywh, images[image])
+    if overhang > CLIP_TOLERANCE:
+        problems.note("clipped_box", f"{where}: {_describe(xywh, images[image])}")
+    if crowd := bool(entry.get("iscrowd")):
+        problems.note("crowd", f"{where} of {images[image].file_name}")
+    return BoxRecord(image, label, xyxy, xywh, _area(entry.get("area"), xywh), crowd)
+
+
+def _lookup(table: Mapping[Any, int], key: Any) -> int | None:
+    return table.get(key) if isinstance(key, int | str) else None
+
+
+def _numbers(bbox: Any) -> Box:
+    is_box = isinstance(bbox, list) and len(bbox) == 4
+    if not is_box or not all(isinstance(v, int | float) and math.isfinite(v) for v in bbox):
+        raise _Unusable("malformed_box", f"bbox {bbox!r:.60}")
+    x, y, w, h = bbox
+    return x, y, w, h
+
+
+def _clip(xywh: Box, image: ImageRecord) -> tuple[Box, float]:
+    """The part inside the image, xyxy, and by how many pixels the box reaches beyond it."""
+    x, y, w, h = xywh
+    if w < MIN_SIDE or h < MIN_SIDE:
+        raise _Unusable("zero_size_box", _describe(xywh, image))
+    x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, image.width), min(y + h, image.height)
+    if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
+        raise _Unusable("box_outside_image", _describe(xywh, image))
+    return (x1, y1, x2, y2), max(x1 - x, y1 - y, x + w - x2, y + h - y2)
+
+
+def _area(area: Any, xywh: Box) -> float:
+    if isinstance(area, int | float) and math.isfinite(area) and area > 0:
+        return area
+    return xywh[2] * xywh[3]
+
+
+def _describe(xywh: Box, image: ImageRecord) -> str:
+    return f"bbox {list(xywh)} in {image.file_name} of {image.width} x {image.height}"
