@@ -1,0 +1,130 @@
+"""The database: engines for SQLite and PostgreSQL, sessions for reading and writing, and the database's own clock."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Engine,
+    create_engine,
+    event,
+    make_url,
+    type_coerce,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+from store.settings import normal_url
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_BUSY_SECONDS = 30
+_READ_ONLY = "tid_read_only"
+
+
+class UTCTime(TypeDecorator[datetime]):
+    """Aware datetimes, stored as whole microseconds since 1970: exact, ordered and alike on both databases."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone; use datetime.now(UTC)")
+        return (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else _EPOCH + value * _MICROSECOND
+
+
+class _Now(FunctionElement[int]):
+    """Microseconds since 1970 at the start of the statement, by the clock of the database."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(_Now, "sqlite")
+def _sqlite_now(_element: _Now, _compiler: Any, **_options: Any) -> str:
+    # julianday counts milliseconds inside; unixepoch('subsec') needs a newer SQLite than some distributions have.
+    return "CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000"
+
+
+@compiles(_Now, "postgresql")
+def _postgresql_now(_element: _Now, _compiler: Any, **_options: Any) -> str:
+    return "CAST(extract(epoch FROM statement_timestamp()) * 1000000 AS BIGINT)"
+
+
+def db_now(plus: float = 0.0) -> ColumnElement[datetime]:
+    """The time by the database's clock, `plus` seconds. Leases are measured with it: hosts may disagree on the time."""
+    return type_coerce(_Now() + round(plus * 1_000_000), UTCTime())
+
+
+def make_engine(url: str, *, foreign_keys: bool = True) -> Engine:
+    """An engine set up as this service needs it. `foreign_keys=False` is for migrations, which rebuild tables."""
+    parsed = make_url(normal_url(url))
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(parsed, pool_pre_ping=True)
+    # isolation_level None: the driver starts no transaction of its own, `_begin` does.
+    engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None})
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # An accepted job survives a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A deferred transaction that turns into a writer fails at once when another writes; IMMEDIATE waits its turn.
+        read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+        connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+class Database:
+    """Sessions of one database. Open it after a fork, never before: connections are not shared by processes.
+
+    Objects stay readable after their session has closed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = make_engine(url)
+        read_only: dict[str, Any] = {_READ_ONLY: True}
+        if self.engine.dialect.name == "postgresql":
+            read_only = {"postgresql_readonly": True}
+        self._writers = sessionmaker(self.engine, expire_on_commit=False)
+        self._readers = sessionmaker(self.engine.execution_options(**read_only), expire_on_commit=False)
+
+    def write(self) -> AbstractContextManager[Session]:
+        """A transaction that commits when the block ends and rolls back when it raises."""
+        return self._writers.begin()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only reads: a write in it is refused by the database."""
+        with self._readers() as session:
+            yield session
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def upsert(session: Session, table: Any) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that takes ON CONFLICT, in the dialect of the session."""
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)

@@ -1,0 +1,63 @@
+"""What can go wrong with what is remembered. Each text says what is wrong and what would be right."""
+
+from pathlib import Path
+
+
+class StoreError(Exception):
+    """Base of the errors below; `code` is stable, for programs."""
+
+    code = "store_error"
+
+
+class NotFound(StoreError):
+    code = "not_found"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"there is no {kind} {name!r}")
+        self.kind = kind
+        self.name = name
+
+
+class LeaseLost(StoreError):
+    """The job has another owner or none: stop its training and write nothing more."""
+
+    code = "lease_lost"
+
+    def __init__(self, job_id: str, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} no longer owns job {job_id}")
+        self.job_id = job_id
+        self.attempt = attempt
+
+
+class IdempotencyConflict(StoreError):
+    code = "idempotency_conflict"
+
+    def __init__(self, key: str, job_id: str) -> None:
+        super().__init__(f"the Idempotency-Key {key!r} was used for job {job_id} with another request; use a new key")
+        self.key = key
+        self.job_id = job_id
+
+
+class TeacherNotReady(StoreError):
+    """The job named as a teacher (or as initial weights) has no such checkpoint to give."""
+
+    code = "teacher_not_ready"
+
+
+class NameTaken(StoreError):
+    code = "name_taken"
+
+    def __init__(self, name: str, holder_id: str) -> None:
+        super().__init__(f"the name {name!r} belongs to dataset {holder_id}; choose another name")
+        self.name = name
+        self.holder_id = holder_id
+
+
+class OutsideRoots(StoreError):
+    code = "outside_roots"
+
+    def __init__(self, path: Path, roots: tuple[Path, ...]) -> None:
+        allowed = ", ".join(str(root) for root in roots) or "none is set"
+        super().__init__(f"{path} is not under an allowed root (TID_DATA_ROOTS: {allowed})")
+        self.path = path
+        self.roots = roots

@@ -1,0 +1,193 @@
+"""Jobs as their users see them: submit, read, cancel."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from store.db import db_now
+from store.errors import IdempotencyConflict, NotFound, TeacherNotReady
+from store.fencing import locked, move
+from store.models import Checkpoint, Job, Json
+from store.states import ENDED, State
+from tid_core.spec import JobSpec, JobWeights
+
+_AFTER = timedelta(microseconds=1)
+
+
+class Created(NamedTuple):
+    job: Job
+    replayed: bool
+    """True where the idempotency key had made this job before."""
+
+
+class Cursor(NamedTuple):
+    """Position in a list of jobs, newest first."""
+
+    created_at: datetime
+    id: str
+
+
+def create(
+    spec: JobSpec,
+    *,
+    dataset_id: str,
+    session: Session,
+    idempotency_key: str | None = None,
+    request_hash: str | None = None,
+    warnings: Sequence[Json] = (),
+) -> Created:
+    """Queue a job, and behind it its baseline twin if the spec wants one.
+
+    Both count as announced: the caller rings for each after its commit; the reaper rings again for what stays queued.
+
+    Raises:
+        IdempotencyConflict: the key was used with another request.
+        NotFound: the spec names the weights of a job that does not exist.
+    """
+    if idempotency_key is not None and (known := by_key(idempotency_key, request_hash, session=session)):
+        return Created(known, replayed=True)
+    job = _row(spec, dataset_id, warnings, session=session)
+    job.idempotency_key, job.request_hash = idempotency_key, request_hash
+    try:
+        with session.begin_nested():
+            session.add(job)
+    except IntegrityError:
+        # Another request with the same key was faster; any other violation is a bug and is raised as it is.
+        if idempotency_key is None or not (known := by_key(idempotency_key, request_hash, session=session)):
+            raise
+        return Created(known, replayed=True)
+    if spec.baseline:
+        _add_twin(job, spec, warnings, session=session)
+    return Created(job, replayed=False)
+
+
+def by_key(idempotency_key: str, request_hash: str | None, *, session: Session) -> Job | None:
+    """The job that this key made, if any.
+
+    Raises:
+        IdempotencyConflict: it was made by another request.
+    """
+    job = session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))
+    if job is not None and job.request_hash != request_hash:
+        raise IdempotencyConflict(idempotency_key, job.id)
+    return job
+
+
+def get(job_id: str, *, session: Session) -> Job:
+    """Raises:
+    NotFound: no such job.
+    """
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+def page(
+    *,
+    session: Session,
+    limit: int = 50,
+    after: Cursor | None = None,
+    states: Collection[State] = (),
+    methods: Collection[str] = (),
+    queue: str | None = None,
+    search: str | None = None,
+) -> list[Job]:
+    """Jobs, newest first; stable while others are added. Ask for one more than is shown to learn if more follow."""
+    statement = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
+    if after is not None:
+        statement = statement.where(tuple_(Job.created_at, Job.id) < tuple_(after.created_at, after.id))
+    if states:
+        statement = statement.where(Job.state.in_(states))
+    if methods:
+        statement = statement.where(Job.method.in_(methods))
+    if queue is not None:
+        statement = statement.where(Job.queue == queue)
+    if search:
+        statement = statement.where(Job.name.icontains(search, autoescape=True))
+    return list(session.scalars(statement))
+
+
+def request_cancel(job_id: str, *, session: Session) -> Job:
+    """Cancel a job, and with it its baseline twin unless that has ended: alone, the twin compares with nothing.
+
+    Waiting jobs are cancelled at once; a worker learns of it at its next heartbeat. Cancelling twice is no error.
+
+    Raises:
+        NotFound: no such job.
+        IllegalTransition: the job has ended.
+    """
+    job = locked(job_id, session=session)
+    if job.state not in (State.CANCELLING, State.CANCELLED):
+        _cancel(job, session=session)
+    if job.baseline_job_id is not None:
+        twin = locked(job.baseline_job_id, session=session)
+        if twin.state not in ENDED and twin.state is not State.CANCELLING:
+            _cancel(twin, session=session)
+    return job
+
+
+def teacher_checkpoint(
+    job_id: str, checkpoint: str = "best", *, session: Session, file_format: str = "safetensors"
+) -> Checkpoint:
+    """A checkpoint of a job that has succeeded, to teach or to start from.
+
+    Raises:
+        NotFound: no such job.
+        TeacherNotReady: the job has not succeeded, or kept no such checkpoint.
+    """
+    job = get(job_id, session=session)
+    if job.state is not State.SUCCEEDED:
+        raise TeacherNotReady(f"job {job_id} is {job.state}; a job whose weights are used must have succeeded")
+    row = session.get(Checkpoint, (job_id, checkpoint, file_format))
+    if row is None:
+        kept = session.scalars(select(Checkpoint.name).where(Checkpoint.job_id == job_id).distinct())
+        raise TeacherNotReady(
+            f"job {job_id} kept no checkpoint {checkpoint!r}; it has: {', '.join(sorted(kept)) or 'none'}"
+        )
+    return row
+
+
+def _row(spec: JobSpec, dataset_id: str, warnings: Sequence[Json], *, session: Session) -> Job:
+    teacher = spec.teacher.weights if spec.teacher else None
+    teacher_job_id = teacher.job if isinstance(teacher, JobWeights) else None
+    for weights in (teacher, spec.student.weights):
+        if isinstance(weights, JobWeights):
+            get(weights.job, session=session)
+    return Job(
+        name=spec.name,
+        spec=spec.model_dump(mode="json"),
+        method=spec.method,
+        queue=spec.resources.queue,
+        max_attempts=spec.resources.max_attempts,
+        epochs=spec.training.epochs,
+        dataset_id=dataset_id,
+        teacher_job_id=teacher_job_id,
+        warnings=list(warnings),
+        last_rung_at=db_now(),
+    )
+
+
+def _add_twin(job: Job, spec: JobSpec, warnings: Sequence[Json], *, session: Session) -> None:
+    twin = _row(spec.baseline_twin(), job.dataset_id, warnings, session=session)
+    session.refresh(job, ["created_at"])
+    # Queued behind its job, also where both are made within one tick of the clock.
+    twin.twin_of, twin.created_at = job.id, job.created_at + _AFTER
+    session.add(twin)
+    session.flush()
+    job.baseline_job_id = twin.id
+    session.flush()
+
+
+def _cancel(job: Job, *, session: Session) -> None:
+    waiting = job.state in (State.QUEUED, State.PAUSED)
+    move(job, State.CANCELLED if waiting else State.CANCELLING, reason="user", session=session)
+    job.updated_at = db_now()
+    if waiting:
+        job.ended_at = db_now()
+    session.flush()
+    session.refresh(job)

@@ -1,0 +1,259 @@
+"""All tables. No relationships: what is needed is asked for, so nothing is ever loaded behind one's back."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Double,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from store.db import UTCTime, db_now
+from store.ids import ID_LENGTH, new_id
+from store.states import Outcome, State
+
+Json = dict[str, Any]
+DatasetState = Literal["ready", "invalid"]
+# none_as_null: a missing value is NULL, not the JSON text "null".
+_json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def _values(enum: type[State] | type[Outcome], name: str) -> Enum:
+    """Stored as the value, held by a CHECK."""
+    return Enum(
+        enum,
+        name=name,
+        native_enum=False,
+        create_constraint=True,
+        length=16,
+        values_callable=lambda e: [m.value for m in e],
+    )
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        str: Text(),
+        float: Double(),
+        datetime: UTCTime(),
+        Json: _json,
+        list[Json]: _json,
+        list[str]: _json,
+        State: _values(State, "state"),
+        Outcome: _values(Outcome, "outcome"),
+    }
+
+
+def _job_id(*, primary_key: bool = True) -> Mapped[str]:
+    """The job that a row belongs to, and goes with."""
+    return mapped_column(String(ID_LENGTH), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=primary_key)
+
+
+def _link(target: str) -> Mapped[str | None]:
+    return mapped_column(String(ID_LENGTH), ForeignKey(target, ondelete="SET NULL"), index=True)
+
+
+class Dataset(Base):
+    __tablename__ = "datasets"
+    __table_args__ = (CheckConstraint("state IN ('ready', 'invalid')", name="state"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    root: Mapped[str]
+    facts: Mapped[Json]
+    classes: Mapped[list[str]]
+    state: Mapped[DatasetState] = mapped_column(String(16), default="ready")
+    created_at: Mapped[datetime] = mapped_column(default=db_now)
+
+
+class Job(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="lease"),
+        Index(None, "state", "priority", "created_at"),
+        Index(None, "created_at", "id"),
+        Index("ix_jobs_lease", "lease_expires_at", sqlite_where=text("lease_token IS NOT NULL"),
+              postgresql_where=text("lease_token IS NOT NULL")),
+    )  # fmt: skip
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(160))
+    state: Mapped[State] = mapped_column(default=State.QUEUED)
+    status_reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None]
+    spec: Mapped[Json]
+    method: Mapped[str] = mapped_column(String(32))
+    queue: Mapped[str] = mapped_column(String(64))
+    priority: Mapped[int] = mapped_column(default=5)  # 0 first, as the broker has it
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    max_attempts: Mapped[int]
+    worker_id: Mapped[str | None] = mapped_column(String(120))
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+    lease_expires_at: Mapped[datetime | None]
+    last_rung_at: Mapped[datetime | None]
+
+    created_at: Mapped[datetime] = mapped_column(default=db_now)
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(default=db_now)
+
+    step: Mapped[int] = mapped_column(default=0)
+    total_steps: Mapped[int | None]
+    epoch: Mapped[int] = mapped_column(default=0)
+    epochs: Mapped[int]
+    eta_seconds: Mapped[float | None]
+    progress: Mapped[Json | None]
+    run_facts: Mapped[Json | None]
+    best_ap: Mapped[float | None]
+    warnings: Mapped[list[Json]] = mapped_column(default=list)
+
+    dataset_id: Mapped[str] = mapped_column(String(ID_LENGTH), ForeignKey("datasets.id"), index=True)
+    teacher_job_id: Mapped[str | None] = _link("jobs.id")
+    baseline_job_id: Mapped[str | None] = _link("jobs.id")
+    twin_of: Mapped[str | None] = _link("jobs.id")
+    idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
+    request_hash: Mapped[str | None] = mapped_column(String(64))
+
+
+class Attempt(Base):
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = _job_id()
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    worker_id: Mapped[str] = mapped_column(String(120))
+    lease_token: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[datetime] = mapped_column(default=db_now)
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[Outcome | None]
+    reason: Mapped[str | None] = mapped_column(String(64))
+    detail: Mapped[str | None]
+    resumed_from_step: Mapped[int | None]
+    last_step: Mapped[int | None]
+
+
+class Metric(Base):
+    """One point of a series. A later attempt that writes the same step takes the row over: a curve cannot double."""
+
+    __tablename__ = "metrics"
+    # The primary key is the order in which series are read; SQLite then keeps the points of a series side by side.
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    job_id: Mapped[str] = _job_id()
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    value: Mapped[float]
+    epoch: Mapped[int]
+    attempt: Mapped[int]
+    at: Mapped[datetime] = mapped_column(default=db_now)
+    superseded: Mapped[bool] = mapped_column(default=False)
+
+
+class MetricLatest(Base):
+    """The newest point of each series, so that lists never read series."""
+
+    __tablename__ = "metric_latest"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    job_id: Mapped[str] = _job_id()
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger)
+    value: Mapped[float]
+    epoch: Mapped[int]
+    at: Mapped[datetime] = mapped_column(default=db_now)
+
+
+class Checkpoint(Base):
+    __tablename__ = "checkpoints"
+
+    job_id: Mapped[str] = _job_id()
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    format: Mapped[str] = mapped_column(String(16), primary_key=True)
+    key: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    step: Mapped[int] = mapped_column(BigInteger)
+    epoch: Mapped[int]
+    ap: Mapped[float | None]
+    attempt: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=db_now)
+
+
+class ResumeState(Base):
+    __tablename__ = "resume_states"
+
+    job_id: Mapped[str] = _job_id()
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    epoch: Mapped[int]
+    key: Mapped[str]
+    attempt: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=db_now)
+
+
+class Artifact(Base):
+    """A file of a job that is not a checkpoint: a map, the detections, a report."""
+
+    __tablename__ = "artifacts"
+
+    job_id: Mapped[str] = _job_id()
+    kind: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    key: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    attempt: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=db_now)
+
+
+class Worker(Base):
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(120), primary_key=True)
+    hostname: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    queues: Mapped[list[str]]
+    device: Mapped[Json]
+    telemetry: Mapped[Json | None]
+    current_job: Mapped[str | None] = mapped_column(String(ID_LENGTH))
+    started_at: Mapped[datetime] = mapped_column(default=db_now)
+    heartbeat_at: Mapped[datetime] = mapped_column(default=db_now)
+    stopped_at: Mapped[datetime | None]
+
+
+class LogChunk(Base):
+    __tablename__ = "log_chunks"
+
+    job_id: Mapped[str] = _job_id()
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    offset: Mapped[int] = mapped_column(BigInteger)  # bytes of UTF-8 of this job's log before this chunk
+    bytes: Mapped[int]
+    text: Mapped[str]
+    at: Mapped[datetime] = mapped_column(default=db_now)
+
+
+class Lease(Base):
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    token: Mapped[str] = mapped_column(String(32))
+    expires_at: Mapped[datetime]

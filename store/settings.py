@@ -1,0 +1,147 @@
+"""Every setting of the service, read from `TID_*` variables. The one place where they are declared and explained."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+PREFIX = "TID_"
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=1024)]
+
+
+class SettingsError(ValueError):
+    """A `TID_*` variable that cannot be used; the text names it and says what would be right."""
+
+
+class Settings(BaseSettings):
+    """Values come from the environment (`TID_HOME`, `TID_DATABASE_URL`, ...) or from keyword arguments.
+
+    Raises:
+        pydantic.ValidationError: a value is out of range; `get_settings` turns it into a `SettingsError`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, validate_default=True, env_ignore_empty=True)
+
+    home: Path = Field(Path("~/.tid"), description="Folder of everything the service keeps on this machine.")
+    database_url: str = Field(
+        "", description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; empty = tid.db under home.", repr=False
+    )
+    broker_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Redis or Valkey, for the doorbell alone.", repr=False
+    )
+    data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description=f"Folders that data and weight files may lie in, separated by {os.pathsep!r}; empty = data under home.",
+    )
+    artifacts: Path = Field(
+        Path(), description="Folder of checkpoints, maps and resume states; empty = artifacts under home."
+    )
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 = any free one.")
+
+    lease_seconds: Seconds = Field(20.0, description="A worker silent for this long has lost its job.")
+    heartbeat_seconds: Seconds = Field(5.0, description="How often a worker renews its lease and its own row.")
+    reaper_seconds: Seconds = Field(2.0, description="How often lost jobs and unanswered doorbells are looked for.")
+    ring_seconds: Seconds = Field(30.0, description="A job that still waits after this long is announced again.")
+    cancel_grace_seconds: Seconds = Field(
+        30.0, description="Time a cancelled training has to end after SIGTERM, before SIGKILL."
+    )
+    terminate_grace_seconds: Seconds = Field(
+        120.0, description="Time a training has to save its state when its worker shuts down, before SIGKILL."
+    )
+
+    max_body_bytes: Bytes = Field(1 << 20, description="Largest request body that is read.")
+    log_bytes: Bytes = Field(16 << 20, description="Newest bytes of log that are kept per job.")
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
+
+    @field_validator("home", "artifacts", mode="after")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @field_validator("data_roots", mode="after")
+    @classmethod
+    def _all_absolute(cls, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(path.expanduser().absolute() for path in paths)
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        return normal_url(url) if url else url
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_home(cls, data: Any) -> Any:
+        """Fill what was left empty with a place under `home`."""
+        home = Path(data.get("home") or cls.model_fields["home"].default).expanduser().absolute()
+        places = {
+            "artifacts": home / "artifacts",
+            "data_roots": (home / "data",),
+            "database_url": f"sqlite:///{home}/tid.db",
+        }
+        return {**data, **{name: place for name, place in places.items() if not data.get(name)}}
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        if self.lease_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"TID_LEASE_SECONDS ({self.lease_seconds:g}) must be at least twice TID_HEARTBEAT_SECONDS "
+                f"({self.heartbeat_seconds:g}), or one late heartbeat loses a job"
+            )
+        return self
+
+
+def normal_url(url: str) -> str:
+    """The URL with the driver in use: `postgresql://` and `postgres://` become `postgresql+psycopg://`.
+
+    Raises:
+        ValueError: not a database URL, or neither SQLite nor PostgreSQL.
+    """
+    if url.startswith("postgres://"):
+        url = url.replace("postgres://", "postgresql://", 1)
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ValueError("not a database URL; write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME") from error
+    drivers = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+    backend = parsed.get_backend_name()
+    if backend not in drivers:
+        raise ValueError(f"{backend!r} is not a database this service knows; it knows sqlite and postgresql")
+    return parsed.set(drivername=drivers[backend]).render_as_string(hide_password=False)
+
+
+def load_settings() -> Settings:
+    """Read the environment now.
+
+    Raises:
+        SettingsError: names each variable that cannot be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_complaint(entry) for entry in error.errors())) from None
+
+
+def _complaint(entry: Any) -> str:
+    message = entry["msg"].removeprefix("Value error, ")
+    if not entry["loc"]:
+        return str(message)
+    # The value of a URL may hold a password: it is never repeated.
+    got = "" if str(entry["loc"][0]).endswith("url") else f", got {entry['input']!r}"
+    return f"{PREFIX}{str(entry['loc'][0]).upper()}: {message}{got}"
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once. `get_settings.cache_clear()` reads them again."""
+    return load_settings()
