@@ -1,0 +1,39 @@
+"""Methods that make a student imitate its teacher."""
+
+from collections.abc import Callable
+
+from tid_core.detectors.base import DenseDetector
+from tid_core.distillers.base import Distiller, DistillResult
+from tid_core.distillers.fitnet import FitnetDistiller
+from tid_core.distillers.schedule import schedule_weight
+from tid_core.distillers.tid import TidDistiller
+from tid_core.spec import JobSpec
+
+__all__ = ["BUILDERS", "DistillResult", "Distiller", "build_distiller", "schedule_weight"]
+
+
+def _tid(spec: JobSpec, student: DenseDetector, teacher: DenseDetector) -> Distiller:
+    return TidDistiller(
+        spec.tid,
+        spec.loss,
+        student=student.info,
+        teacher=teacher.info,
+        student_matcher=student.matcher_thresholds,
+        teacher_matcher=teacher.matcher_thresholds,
+    )
+
+
+def _fitnet(spec: JobSpec, student: DenseDetector, teacher: DenseDetector) -> Distiller:
+    return FitnetDistiller(spec.fitnet, student=student.info, teacher=teacher.info)
+
+
+BUILDERS: dict[str, Callable[[JobSpec, DenseDetector, DenseDetector], Distiller]] = {"tid": _tid, "fitnet": _fitnet}
+
+
+def build_distiller(spec: JobSpec, student: DenseDetector, teacher: DenseDetector) -> Distiller | None:
+    """The loss of `spec.method`; None for `none`.
+
+    Raises:
+        ValueError: the pair does not fit.
+    """
+    return None if spec.method == "none" else BUILDERS[spec.method](spec, student, teacher)
