@@ -174,7 +174,6 @@ def _row(spec: JobSpec, dataset_id: str, warnings: Sequence[Json], *, session: S
 
 def _add_twin(job: Job, spec: JobSpec, warnings: Sequence[Json], *, session: Session) -> None:
     twin = _row(spec.baseline_twin(), job.dataset_id, warnings, session=session)
-    session.refresh(job, ["created_at"])
     # Queued behind its job, also where both are made within one tick of the clock.
     twin.twin_of, twin.created_at = job.id, job.created_at + _AFTER
     session.add(twin)
@@ -190,4 +189,3 @@ def _cancel(job: Job, *, session: Session) -> None:
     if waiting:
         job.ended_at = db_now()
     session.flush()
-    session.refresh(job)

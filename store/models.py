@@ -51,6 +51,8 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+    # Values that the database computes come back with the statement, so that objects are complete when it is done.
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012
     type_annotation_map = {  # noqa: RUF012
         str: Text(),
         float: Double(),
@@ -82,7 +84,7 @@ class Dataset(Base):
     facts: Mapped[Json]
     classes: Mapped[list[str]]
     state: Mapped[DatasetState] = mapped_column(String(16), default="ready")
-    created_at: Mapped[datetime] = mapped_column(default=db_now)
+    created_at: Mapped[datetime] = mapped_column(default=db_now())
 
 
 class Job(Base):
@@ -112,10 +114,10 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None]
     last_rung_at: Mapped[datetime | None]
 
-    created_at: Mapped[datetime] = mapped_column(default=db_now)
+    created_at: Mapped[datetime] = mapped_column(default=db_now())
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
-    updated_at: Mapped[datetime] = mapped_column(default=db_now)
+    updated_at: Mapped[datetime] = mapped_column(default=db_now())
 
     step: Mapped[int] = mapped_column(default=0)
     total_steps: Mapped[int | None]
@@ -142,7 +144,7 @@ class Attempt(Base):
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     worker_id: Mapped[str] = mapped_column(String(120))
     lease_token: Mapped[str] = mapped_column(String(32))
-    started_at: Mapped[datetime] = mapped_column(default=db_now)
+    started_at: Mapped[datetime] = mapped_column(default=db_now())
     ended_at: Mapped[datetime | None]
     outcome: Mapped[Outcome | None]
     reason: Mapped[str | None] = mapped_column(String(64))
@@ -164,7 +166,7 @@ class Metric(Base):
     value: Mapped[float]
     epoch: Mapped[int]
     attempt: Mapped[int]
-    at: Mapped[datetime] = mapped_column(default=db_now)
+    at: Mapped[datetime] = mapped_column(default=db_now())
     superseded: Mapped[bool] = mapped_column(default=False)
 
 
@@ -179,7 +181,7 @@ class MetricLatest(Base):
     step: Mapped[int] = mapped_column(BigInteger)
     value: Mapped[float]
     epoch: Mapped[int]
-    at: Mapped[datetime] = mapped_column(default=db_now)
+    at: Mapped[datetime] = mapped_column(default=db_now())
 
 
 class Checkpoint(Base):
@@ -195,7 +197,7 @@ class Checkpoint(Base):
     epoch: Mapped[int]
     ap: Mapped[float | None]
     attempt: Mapped[int]
-    created_at: Mapped[datetime] = mapped_column(default=db_now)
+    created_at: Mapped[datetime] = mapped_column(default=db_now())
 
 
 class ResumeState(Base):
@@ -206,7 +208,7 @@ class ResumeState(Base):
     epoch: Mapped[int]
     key: Mapped[str]
     attempt: Mapped[int]
-    created_at: Mapped[datetime] = mapped_column(default=db_now)
+    created_at: Mapped[datetime] = mapped_column(default=db_now())
 
 
 class Artifact(Base):
@@ -221,7 +223,7 @@ class Artifact(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
     attempt: Mapped[int]
-    created_at: Mapped[datetime] = mapped_column(default=db_now)
+    created_at: Mapped[datetime] = mapped_column(default=db_now())
 
 
 class Worker(Base):
@@ -234,8 +236,8 @@ class Worker(Base):
     device: Mapped[Json]
     telemetry: Mapped[Json | None]
     current_job: Mapped[str | None] = mapped_column(String(ID_LENGTH))
-    started_at: Mapped[datetime] = mapped_column(default=db_now)
-    heartbeat_at: Mapped[datetime] = mapped_column(default=db_now)
+    started_at: Mapped[datetime] = mapped_column(default=db_now())
+    heartbeat_at: Mapped[datetime] = mapped_column(default=db_now())
     stopped_at: Mapped[datetime | None]
 
 
@@ -248,7 +250,7 @@ class LogChunk(Base):
     offset: Mapped[int] = mapped_column(BigInteger)  # bytes of UTF-8 of this job's log before this chunk
     bytes: Mapped[int]
     text: Mapped[str]
-    at: Mapped[datetime] = mapped_column(default=db_now)
+    at: Mapped[datetime] = mapped_column(default=db_now())
 
 
 class Lease(Base):

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     )
     data_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
-        description=f"Folders that data and weight files may lie in, separated by {os.pathsep!r}; empty = data under home.",
+        description=f"Folders that data and weights may lie in, separated by {os.pathsep!r}; empty = data under home.",
     )
     artifacts: Path = Field(
         Path(), description="Folder of checkpoints, maps and resume states; empty = artifacts under home."
