@@ -109,7 +109,7 @@ class Job(Base):
 
     attempt: Mapped[int] = mapped_column(default=0)
     max_attempts: Mapped[int]
-    worker_id: Mapped[str | None] = mapped_column(String(120))
+    worker_id: Mapped[str | None]
     lease_token: Mapped[str | None] = mapped_column(String(32))
     lease_expires_at: Mapped[datetime | None]
     last_rung_at: Mapped[datetime | None]
@@ -142,7 +142,7 @@ class Attempt(Base):
 
     job_id: Mapped[str] = _job_id()
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    worker_id: Mapped[str] = mapped_column(String(120))
+    worker_id: Mapped[str]
     lease_token: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[datetime] = mapped_column(default=db_now())
     ended_at: Mapped[datetime | None]
@@ -161,7 +161,7 @@ class Metric(Base):
     __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
 
     job_id: Mapped[str] = _job_id()
-    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
     step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     value: Mapped[float]
     epoch: Mapped[int]
@@ -177,7 +177,7 @@ class MetricLatest(Base):
     __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
 
     job_id: Mapped[str] = _job_id()
-    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
     step: Mapped[int] = mapped_column(BigInteger)
     value: Mapped[float]
     epoch: Mapped[int]
@@ -218,7 +218,7 @@ class Artifact(Base):
 
     job_id: Mapped[str] = _job_id()
     kind: Mapped[str] = mapped_column(String(32), primary_key=True)
-    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str]
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int] = mapped_column(BigInteger)
@@ -229,8 +229,8 @@ class Artifact(Base):
 class Worker(Base):
     __tablename__ = "workers"
 
-    id: Mapped[str] = mapped_column(String(120), primary_key=True)
-    hostname: Mapped[str] = mapped_column(String(255))
+    id: Mapped[str] = mapped_column(primary_key=True)
+    hostname: Mapped[str]
     pid: Mapped[int]
     queues: Mapped[list[str]]
     device: Mapped[Json]
