@@ -4,9 +4,9 @@ A detector is a trunk (a torchvision classification network), a feature pyramid 
 `tid_core.detectors` builds exactly what stands here; tests hold the two together.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Literal
 
 Family = Literal["retinanet", "fcos"]
 Size = Literal["standard", "small"]
@@ -27,6 +27,11 @@ class TrunkInfo:
     """Top-level modules per stage, from the last to the first: what `trainable_layers` counts."""
     eps: float = 1e-5
     """Of the trunk's batch normalisation."""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the layers are numbered modules of a sequence, which torchvision keeps under `features`."""
+        return self.layers[0].isdigit()
 
 
 def _resnet(builder: str, expansion: int, *weights: str) -> TrunkInfo:
@@ -104,9 +109,6 @@ class DetectorInfo:
         octaves = (1.0, 2 ** (1.0 / 3), 2 ** (2.0 / 3))
         return tuple(tuple(int(scale * stride * octave) for octave in octaves) for stride in self.strides)
 
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "has_imagenet": self.has_imagenet, "backbone_weights": list(self.trunk.weights)}
-
 
 # Counted with 91 outputs; a test counts again.
 _PARAMETERS = {
@@ -165,6 +167,23 @@ def _catalogue() -> dict[str, DetectorInfo]:
 DETECTORS: dict[str, DetectorInfo] = _catalogue()
 
 
+COCO_CATEGORIES: tuple[str, ...] = tuple(
+    """
+    __background__, person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
+    fire hydrant, N/A, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra,
+    giraffe, N/A, backpack, umbrella, N/A, N/A, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite,
+    baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, N/A, wine glass, cup, fork, knife,
+    spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch,
+    potted plant, bed, N/A, dining table, N/A, N/A, toilet, N/A, tv, laptop, mouse, remote, keyboard, cell phone,
+    microwave, oven, toaster, sink, refrigerator, N/A, book, clock, vase, scissors, teddy bear, hair drier,
+    toothbrush
+    """.strip()
+    .replace("\n    ", " ")
+    .split(", ")
+)
+"""Class names of the COCO_V1 weights in the order of their outputs: raw category ids, with gaps."""
+
+
 def close_names(name: str, names: list[str] | None = None) -> list[str]:
     """The three names most like a wrong one, best first."""
     return get_close_matches(name, list(DETECTORS) if names is None else names, n=3, cutoff=0.4)
@@ -178,9 +197,6 @@ class MethodInfo:
     needs: tuple[str, ...]
     """What must agree between student and teacher; what differs only in channels gets an adapter."""
     published: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 METHODS: dict[str, MethodInfo] = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from math import gcd
 from typing import Literal, cast
 
@@ -15,6 +16,8 @@ from tid_core.catalogue import DetectorInfo, TrunkInfo
 
 Norm = Literal["batch", "frozen", "group"]
 NormLayer = Callable[[int], nn.Module]
+
+CONV5_WIDTHS = (3, 16, 32, 48, 64, 96)
 
 
 def build_backbone(info: DetectorInfo, norm: Norm) -> BackboneWithFPN:
@@ -46,15 +49,13 @@ def _trunk(trunk: TrunkInfo, norm: Norm) -> nn.Module:
     if trunk.builder == "conv5":
         return conv5(layer)
     network = cast(nn.Module, get_model(trunk.builder, weights=None, norm_layer=layer))
-    return cast(nn.Module, network.features) if trunk.layers[0].isdigit() else network
+    return cast(nn.Module, network.features) if trunk.sequential else network
 
 
 def conv5(layer: NormLayer) -> nn.Sequential:
     """Five 3x3 convolutions of stride 2: the plainest trunk there is, quick on a CPU."""
-    widths = (3, 16, 32, 48, 64, 96)
-    return nn.Sequential(
-        *(Conv2dNormActivation(i, o, stride=2, norm_layer=layer) for i, o in zip(widths, widths[1:], strict=False))
-    )
+    convs = (Conv2dNormActivation(i, o, stride=2, norm_layer=layer) for i, o in pairwise(CONV5_WIDTHS))
+    return nn.Sequential(*convs)
 
 
 def norm_layer(trunk: TrunkInfo, norm: Norm) -> NormLayer:

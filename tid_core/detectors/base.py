@@ -6,7 +6,7 @@ N images, C channels, H and W a level's grid, L anchors over all levels, A ancho
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class DenseDetector(nn.Module, ABC):
     module: its `state_dict()` is the product.
     """
 
+    model: Any  # torchvision has no types
+
     def __init__(self, model: nn.Module, info: DetectorInfo) -> None:
         super().__init__()
         self.model = model
@@ -37,7 +39,9 @@ class DenseDetector(nn.Module, ABC):
         """IoU from which, and below which, the detector's own matcher calls a box positive or negative."""
         return None
 
-    def transform(self, images: Sequence[Tensor], targets: list[Target] | None = None) -> tuple[ImageList, list[Target]]:
+    def transform(
+        self, images: Sequence[Tensor], targets: list[Target] | None = None
+    ) -> tuple[ImageList, list[Target]]:
         """Normalise, resize and pad a batch with the detector's own transform (random size in training mode).
 
         Args:
@@ -58,9 +62,6 @@ class DenseDetector(nn.Module, ABC):
             images: of `transform`; teacher and student must be given the same.
             targets: resized, with `boxes` (M, 4), `labels` (M,) in 0..K-1 and optionally `iscrowd` (M,);
                 crowd boxes are no training targets.
-
-        Raises:
-            ValueError: a box has no width or no height.
         """
         features = list(self.model.backbone(images.tensors).values())
         head_outputs = self.model.head(features)
@@ -91,10 +92,11 @@ class DenseDetector(nn.Module, ABC):
             original_sizes: (height, width) of each image before `transform`.
         """
         per_level = self._anchors_per_level(outputs)
-        split_head = {name: list(output.split(per_level, dim=1)) for name, output in outputs.head_outputs.items()}
-        split_anchors = [list(outputs.anchors_L4.split(per_level))] * len(images.image_sizes)
-        found: list[dict[str, Tensor]] = self.model.postprocess_detections(split_head, split_anchors, images.image_sizes)
-        for detection, size, original in zip(found, images.image_sizes, original_sizes, strict=True):
+        sizes = images.image_sizes
+        head = {name: _split(output, per_level, 1) for name, output in outputs.head_outputs.items()}
+        anchors = [_split(outputs.anchors_L4, per_level, 0)] * len(sizes)
+        found: list[dict[str, Tensor]] = self.model.postprocess_detections(head, anchors, sizes)
+        for detection, size, original in zip(found, sizes, original_sizes, strict=True):
             detection["boxes"] = resize_boxes(detection["boxes"], list(size), list(original))
         return found
 
@@ -126,7 +128,11 @@ def _valid(images: ImageList, height: int, width: int) -> Tensor:
     x_W = (torch.arange(width, device=device) + 0.5) * (images.tensors.shape[-1] / width)
     inside_NH = y_H < sizes_N2[:, :1]
     inside_NW = x_W < sizes_N2[:, 1:]
-    return inside_NH[:, :, None] & inside_NW[:, None, :]
+    return cast(Tensor, inside_NH[:, :, None] & inside_NW[:, None, :])
+
+
+def _split(values: Tensor, sizes: list[int], dim: int) -> list[Tensor]:
+    return list(torch.split(values, sizes, dim))
 
 
 def _trainable(target: Target) -> Target:

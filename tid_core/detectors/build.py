@@ -1,15 +1,32 @@
-"""From a name of the catalogue to a detector."""
+"""From a name of the catalogue to a detector with its weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tid_core.catalogue import DETECTORS, DetectorInfo, close_names
+from torch import Tensor, nn
+from torchvision.models.detection._utils import overwrite_eps
+
+from tid_core.catalogue import COCO_CATEGORIES, DETECTORS, DetectorInfo, close_names
 from tid_core.detectors.backbones import Norm, build_backbone, freeze_stages
-from tid_core.detectors.base import DenseDetector
+from tid_core.detectors.base import DenseDetector, teacher_class_index
 from tid_core.detectors.fcos import FcosDetector, build_fcos
 from tid_core.detectors.retinanet import RetinaNetDetector, build_retinanet
+from tid_core.detectors.weights import (
+    State,
+    file_classes,
+    load_state,
+    match_classes,
+    modern_keys,
+    norm_of,
+    read_state,
+    torchvision_state,
+)
+from tid_core.plan import TeacherPlan
 from tid_core.spec import DataSpec, EvaluationSpec
+
+DEFAULT_TRAINABLE = 3
+"""torchvision's default with its weights, for all its detectors."""
 
 
 def detector_info(name: str) -> DetectorInfo:
@@ -32,15 +49,65 @@ def build_detector(
     data: DataSpec | None = None,
     evaluation: EvaluationSpec | None = None,
 ) -> DenseDetector:
+    """A detector of the catalogue around a plain torchvision model.
+
+    Args:
+        weights: a torchvision name, `imagenet` for the backbone alone, the path of a checkpoint, or None.
+        classes: names of the `num_classes` outputs. Given these, class outputs of other classes are matched by name,
+            and all else is kept.
+        weights_classes: names of the outputs in a checkpoint file that does not carry them itself.
+        norm: of the backbone; `auto` = as torchvision does it, or as the checkpoint was trained.
+        trainable_layers: stages of the backbone left trainable; None = torchvision's default with its weights, else
+            all.
+
+    Raises:
+        ValueError: an unknown name, or options that contradict each other.
+        TrainingFailure: `checkpoint_invalid` or `weights_unavailable`.
+    """
     info = detector_info(name)
-    backbone = build_backbone(info, "batch" if norm == "auto" else norm)
-    options = _options(data or DataSpec(), evaluation or EvaluationSpec())
+    if classes is not None and len(classes) != num_classes:
+        raise ValueError(f"{len(classes)} class names for {num_classes} outputs")
+    state = _state(info, weights)
+    if norm == "auto":
+        norm = _auto_norm(info, weights, state)
+    elif norm == "group" and isinstance(weights, str):
+        raise ValueError(f"norm: group does not fit the weights {weights!r}, which have batch normalisation")
+    detector = _random(info, norm, num_classes, data or DataSpec(), evaluation or EvaluationSpec())
+    _load(detector, state, weights, classes, weights_classes)
+    freeze_stages(detector.model.backbone, info.trunk, _trainable_layers(info, weights, trainable_layers))
+    return detector
+
+
+def build_teacher(
+    plan: TeacherPlan, classes: Sequence[str], *, data: DataSpec | None = None, evaluation: EvaluationSpec | None = None
+) -> tuple[DenseDetector, Tensor]:
+    """A frozen teacher in eval mode, and the index (K,) of `classes` among its outputs.
+
+    Raises:
+        TrainingFailure: `classes_missing`, `checkpoint_invalid` or `weights_unavailable`.
+    """
+    if plan.file is not None:
+        weights: str | Path | None = plan.file
+        known = plan.classes or file_classes(plan.file) or list(classes)
+    else:
+        weights, known = plan.weights, list(COCO_CATEGORIES)
+    index_K = teacher_class_index(known, classes)
+    teacher = build_detector(plan.detector, num_classes=len(known), weights=weights, data=data, evaluation=evaluation)
+    return teacher.eval().requires_grad_(False), index_K
+
+
+def _random(
+    info: DetectorInfo, norm: Norm, num_classes: int, data: DataSpec, evaluation: EvaluationSpec
+) -> DenseDetector:
+    backbone = build_backbone(info, norm)
+    options = model_options(data, evaluation)
     if info.family == "retinanet":
         return RetinaNetDetector(build_retinanet(backbone, info, num_classes=num_classes, **options), info)
     return FcosDetector(build_fcos(backbone, info, num_classes=num_classes, **options), info)
 
 
-def _options(data: DataSpec, evaluation: EvaluationSpec) -> dict[str, Any]:
+def model_options(data: DataSpec, evaluation: EvaluationSpec) -> dict[str, Any]:
+    """The settings that torchvision's detectors take themselves, under their names there."""
     return {
         "min_size": tuple(data.min_size),
         "max_size": data.max_size,
@@ -48,3 +115,59 @@ def _options(data: DataSpec, evaluation: EvaluationSpec) -> dict[str, Any]:
         "nms_thresh": evaluation.nms_threshold,
         "detections_per_img": evaluation.max_detections,
     }
+
+
+def _state(info: DetectorInfo, weights: str | Path | None) -> State | None:
+    if weights is None:
+        return None
+    if isinstance(weights, Path):
+        return modern_keys(info, read_state(weights))
+    return torchvision_state(info, weights)
+
+
+def _auto_norm(info: DetectorInfo, weights: str | Path | None, state: State | None) -> Norm:
+    """torchvision freezes the statistics of pretrained backbones, except in RetinaNet v2."""
+    if isinstance(weights, Path) and state is not None:
+        return norm_of(state)
+    return "frozen" if weights is not None and info.version == "v1" else "batch"
+
+
+def _load(
+    detector: DenseDetector,
+    state: State | None,
+    weights: str | Path | None,
+    classes: Sequence[str] | None,
+    weights_classes: Sequence[str] | None,
+) -> None:
+    if state is None:
+        return
+    model, info = detector.model, detector.info
+    if isinstance(weights, str) and weights not in info.weights:
+        _load_trunk(model.backbone.body, state, weights)
+        return
+    source_classes = weights_classes or file_classes(weights) if isinstance(weights, Path) else COCO_CATEGORIES
+    if classes is not None and source_classes is not None and list(classes) != list(source_classes):
+        state = match_classes(
+            state,
+            model,
+            source_classes=source_classes,
+            classes=classes,
+            anchors=info.anchors_per_location,
+            source=str(weights),
+        )
+    load_state(model, state, source=str(weights))
+    if (info.name, weights) == ("retinanet_resnet50_fpn", "COCO_V1"):
+        overwrite_eps(model, 0.0)  # as torchvision does: these weights were trained so
+
+
+def _load_trunk(body: nn.Module, state: State, source: str) -> None:
+    """ImageNet weights without the layers that a detector has no use for."""
+    modules = {name for name, _ in body.named_children()}
+    load_state(body, {k: v for k, v in state.items() if k.split(".")[0] in modules}, source=source)
+
+
+def _trainable_layers(info: DetectorInfo, weights: str | Path | None, trainable_layers: int | None) -> int:
+    """All without weights, as in torchvision: a stage frozen at random would be a loss."""
+    if trainable_layers is not None and weights is not None:
+        return trainable_layers
+    return DEFAULT_TRAINABLE if isinstance(weights, str) else len(info.trunk.stages)

@@ -1,0 +1,81 @@
+"""The few lines that load an exported student with torchvision alone."""
+
+from typing import Any
+
+from tid_core.catalogue import DetectorInfo
+from tid_core.detectors.backbones import CONV5_WIDTHS, Norm
+
+_NORMS: dict[Norm, str] = {
+    "batch": "nn.BatchNorm2d",
+    "frozen": "FrozenBatchNorm2d",
+    "group": "lambda channels: nn.GroupNorm(gcd(32, channels), channels)",
+}
+
+
+def torchvision_snippet(info: DetectorInfo, *, norm: Norm, num_classes: int, options: dict[str, Any], file: str) -> str:
+    """Python source that defines `model`: the detector in eval mode, with the weights of `file` beside it.
+
+    Args:
+        options: keyword arguments of torchvision's RetinaNet or FCOS.
+    """
+    name = "RetinaNet" if info.family == "retinanet" else "FCOS"
+    lines = [*_imports(info, norm), "", *_backbone(info, norm), *_head(info, num_classes), f"model = {name}("]
+    lines += [f"    backbone, {num_classes}, anchor_generator=anchors, head=head,"]
+    lines += [f"    {key}={value!r}," for key, value in options.items()]
+    lines += [")", f'model.load_state_dict(torch.load("{file}", weights_only=True))', "model.eval()"]
+    return "\n".join(lines) + "\n"
+
+
+def _imports(info: DetectorInfo, norm: Norm) -> list[str]:
+    name = "RetinaNet" if info.family == "retinanet" else "FCOS"
+    return [
+        "from functools import partial",
+        *(["from math import gcd"] if norm == "group" else []),
+        "import torch",
+        "from torch import nn",
+        "from torchvision.models import get_model",
+        f"from torchvision.models.detection.{name.lower()} import {name}, {name}Head",
+        "from torchvision.models.detection.anchor_utils import AnchorGenerator",
+        "from torchvision.models.detection.backbone_utils import BackboneWithFPN",
+        "from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d",
+        "from torchvision.ops.feature_pyramid_network import LastLevelP6P7",
+    ]
+
+
+def _backbone(info: DetectorInfo, norm: Norm) -> list[str]:
+    trunk = info.trunk
+    layer = _NORMS[norm]
+    if norm != "group" and trunk.eps != 1e-5:
+        layer = f"partial({layer}, eps={trunk.eps})"
+    lines = [f"norm = {layer}"]
+    if trunk.builder == "conv5":
+        lines += [
+            f"widths = {CONV5_WIDTHS}",
+            "trunk = nn.Sequential(",
+            "    *(Conv2dNormActivation(i, o, stride=2, norm_layer=norm) for i, o in zip(widths, widths[1:]))",
+            ")",
+        ]
+    else:
+        features = ".features" if trunk.sequential else ""
+        lines += [f'trunk = get_model("{trunk.builder}", weights=None, norm_layer=norm){features}']
+    layers = {layer: str(level) for level, layer in enumerate(trunk.layers)}
+    source = trunk.channels[-1] if info.version == "v2" else info.channels
+    coarse = f", LastLevelP6P7({source}, {info.channels})" if info.size == "standard" else ""
+    lines += [f"backbone = BackboneWithFPN(trunk, {layers}, {list(trunk.channels)}, {info.channels}{coarse})"]
+    return [*lines, *([] if coarse else ["backbone.fpn.extra_blocks = None"])]
+
+
+def _head(info: DetectorInfo, num_classes: int) -> list[str]:
+    sizes = f"{info.channels}, {info.anchors_per_location}, {num_classes}"
+    ratios = "(0.5, 1.0, 2.0)" if info.family == "retinanet" else "(1.0,)"
+    lines = [f"anchors = AnchorGenerator({info.anchor_sizes}, ({ratios},) * {len(info.strides)})"]
+    if info.family == "fcos":
+        return [*lines, f"head = FCOSHead({sizes}, {info.tower_convs})"]
+    norm = ", norm_layer=partial(nn.GroupNorm, 32)" if info.version == "v2" else ""
+    lines += [f"head = RetinaNetHead({sizes}{norm})"]
+    if info.size == "small":
+        lines += [
+            "for tower in (head.classification_head, head.regression_head):",
+            f"    tower.conv = tower.conv[:{info.tower_convs}]",
+        ]
+    return lines
