@@ -1,0 +1,215 @@
+"""Everything on one machine: Valkey on a unix socket, the API and the workers as processes under one keeper.
+
+Only processes and HTTP: nothing of the service is imported here.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO, Self
+
+import httpx
+
+from client.machine import EmbeddedError, free_port, lock_home, valkey_binary, worker_environments
+from client.parts import Part
+
+__all__ = ["Embedded", "EmbeddedError"]
+
+_SOCKET_PATH_BYTES = 100  # sun_path holds 108 on Linux, 104 on macOS
+_READY_SECONDS = 120.0
+_KEEP_SECONDS = 0.2
+_WORKER_STOP_SECONDS = 90.0  # a worker saves a resume state and hands its job back
+
+
+class Embedded:
+    """The whole service on this machine, as a context manager, or until a signal with `run_forever`.
+
+    Args:
+        home: everything the service keeps: database, artifacts, logs. Created when missing.
+        host: address the API listens on.
+        port: its port; 0 = any free one.
+        workers: number of workers; None = one for each GPU, or one for the CPU.
+        environment: further variables for the parts, e.g. TID_DATA_ROOTS; they win over the process's own.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        workers: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = home.expanduser().resolve()
+        self.host, self.port = host, port
+        self.parts: dict[str, Part] = {}
+        self._num_workers = workers
+        self._extra = dict(environment or {})
+        self._lock: IO[str] | None = None
+        self._socket_dir: Path | None = None
+        self._keeper: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._hurry = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def start(self) -> None:
+        """Start every part and wait until the API answers that it is ready.
+
+        Raises:
+            EmbeddedError: the home is in use, the port is taken, or a part ends before it is ready.
+        """
+        for folder in (self.home, self.home / "logs", self.home / "run"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_home(self.home)
+        try:
+            self.port = free_port(self.host, self.port)
+            self._lock.write(f"pid {os.getpid()}, {self.url}\n")
+            self._lock.flush()
+            self._make_parts()
+            self._start_keeper()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the workers (each saves its job's state and hands it back), the API, then Valkey."""
+        self._stopping.set()
+        if self._keeper is not None and self._keeper.is_alive():
+            self._keeper.join()
+        if self._socket_dir is not None:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def run_forever(self, on_ready: Callable[[Self], None] | None = None) -> None:
+        """Run until SIGINT or SIGTERM; a second one no longer waits for the workers. For the main thread."""
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            (self._hurry if self._stopping.is_set() else self._stopping).set()
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self.start()
+            if on_ready is not None:
+                on_ready(self)
+            self._stopping.wait()
+        finally:
+            self.stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- what runs in the keeper's thread: parts live as long as the thread that starts them
+
+    def _start_keeper(self) -> None:
+        ready = threading.Event()
+        failure: list[BaseException] = []
+        self._keeper = threading.Thread(target=self._keep, args=(ready, failure), name="keeper", daemon=False)
+        self._keeper.start()
+        ready.wait()
+        if failure:
+            raise failure[0]
+
+    def _keep(self, ready: threading.Event, failure: list[BaseException]) -> None:
+        try:
+            self._start_parts()
+            ready.set()
+            while not self._stopping.wait(_KEEP_SECONDS):
+                for part in self.parts.values():
+                    part.keep()
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            self._stop_parts()
+            ready.set()
+
+    def _start_parts(self) -> None:
+        """Valkey, then the API (which brings the database up to date), then the workers."""
+        for name in ("valkey", "api"):
+            self.parts[name].start()
+        self._wait_until_ready()
+        for part in self._workers():
+            part.start()
+
+    def _stop_parts(self) -> None:
+        workers = self._workers()
+        for part in workers:
+            part.terminate()
+        for part in [*workers, self.parts["api"], self.parts["valkey"]]:
+            part.stop(self._hurry)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        answer = "no answer"
+        while time.monotonic() < deadline:
+            if self._stopping.is_set():
+                raise EmbeddedError("stopped while starting")
+            self._refuse_dead_parts()
+            try:
+                response = httpx.get(f"{self.url}/readyz", timeout=5.0)
+            except httpx.TransportError as error:
+                answer = f"{type(error).__name__}: {error}"
+            else:
+                if response.is_success:
+                    return
+                answer = f"{response.status_code} {response.text[:500]}"
+            time.sleep(0.1)
+        raise EmbeddedError(f"the API was not ready after {_READY_SECONDS:.0f} s ({answer}); see {self.home / 'logs'}")
+
+    def _refuse_dead_parts(self) -> None:
+        for part in self.parts.values():
+            code = part.exit_code()
+            if code is not None:
+                tail = part.log_tail()
+                raise EmbeddedError(
+                    f"{part.name} ended with code {code} while starting; the end of {part.log}:\n{tail}"
+                )
+
+    # -- what the parts are
+
+    def _workers(self) -> list[Part]:
+        return [part for name, part in self.parts.items() if name.startswith("worker")]
+
+    def _make_parts(self) -> None:
+        socket_path = self._socket_path()
+        base = {**os.environ, **self._extra}
+        base["TID_HOME"] = str(self.home)
+        base["TID_BROKER_URL"] = f"redis+socket://{socket_path}"
+        base["TID_HOST"], base["TID_PORT"] = self.host, str(self.port)
+        valkey = [valkey_binary(), "--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700"]
+        valkey += ["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(self.home / "run")]
+        python = [sys.executable, "-m"]
+        self._add("valkey", valkey, base, 10.0)
+        self._add("api", [*python, "api"], base, 15.0)
+        for name, variables in worker_environments(self._num_workers, base):
+            self._add(name, [*python, "worker"], {**base, **variables}, _WORKER_STOP_SECONDS)
+
+    def _add(self, name: str, command: list[str], environment: Mapping[str, str], stop_seconds: float) -> None:
+        self.parts[name] = Part(name, command, environment, self.home / "logs" / f"{name}.log", stop_seconds)
+
+    def _socket_path(self) -> Path:
+        path = self.home / "run" / "valkey.sock"
+        if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+            self._socket_dir = Path(tempfile.mkdtemp(prefix="tid-", dir="/tmp"))
+            path = self._socket_dir / "valkey.sock"
+        return path

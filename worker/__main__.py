@@ -1,0 +1,20 @@
+"""`python -m worker`: one worker with the options this service needs. Everything else comes from `TID_*`."""
+
+import sys
+
+from pydantic import ValidationError
+
+
+def main() -> int:
+    try:
+        from worker.app import SETTINGS, app
+    except ValidationError as error:
+        print(f"the settings of this worker cannot be used: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    options = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
+    app.worker_main(["worker", "--hostname", f"tid@{SETTINGS.worker_id}", *options])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

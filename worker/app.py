@@ -1,0 +1,107 @@
+"""The Celery side of a worker: it hears the doorbell and hands the job's id to the supervisor.
+
+The message is only a doorbell: it is acknowledged before the work starts, it may be lost, repeated or late, and the
+claim in the database decides who runs what. Hence early acknowledgement, no prefetching, and no use of `expires`.
+"""
+
+import logging
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from celery import Celery, Task, bootsteps
+from celery.signals import worker_shutting_down
+from celery.worker.request import Request
+from kombu import Queue
+
+from worker.deaf import DeafCheck
+from worker.presence import Presence
+from worker.settings import WorkerSettings
+from worker.shutdown import StopFlag
+
+log = logging.getLogger("worker")
+
+SETTINGS = WorkerSettings()
+STOP = StopFlag()  # here, because the pool forks after this module is imported
+
+
+def configure(app: Celery, settings: WorkerSettings) -> None:
+    app.conf.update(
+        task_acks_late=False,
+        task_ignore_result=True,
+        result_backend=None,
+        task_default_queue=settings.queues.split(",")[0],
+        task_queues=[Queue(name) for name in settings.queues.split(",")],
+        accept_content=["json"],
+        worker_pool="prefork",
+        worker_pool_start_method="fork",
+        worker_concurrency=1,
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={"socket_keepalive": True, "health_check_interval": 10},
+        timezone="UTC",
+    )
+
+
+class _Lasting(Request):  # type: ignore[misc]
+    """A message does not expire: `expires` compares the clocks of two hosts, and a needless ring costs nothing."""
+
+    def maybe_expire(self) -> bool:
+        return False
+
+
+class Doorbell(Task):  # type: ignore[misc]
+    Request: ClassVar[type] = _Lasting
+
+
+class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Writes the worker's row for as long as, and only while, messages are being consumed."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        self.presence = Presence(SETTINGS)
+        self.deaf = DeafCheck(timedelta(seconds=SETTINGS.deaf_seconds))
+        self.timer: Any = None
+        super().__init__(consumer, **options)
+
+    def start(self, consumer: Any) -> None:
+        def beat() -> None:
+            self.presence.beat()
+            self.deaf.check(consumer)
+
+        beat()
+        self.timer = consumer.timer.call_repeatedly(SETTINGS.heartbeat_seconds, beat)
+
+    def stop(self, consumer: Any) -> None:  # noqa: ARG002 (the signature is Celery's)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def shutdown(self, consumer: Any) -> None:
+        self.stop(consumer)
+        self.presence.leave()
+
+
+app = Celery("tid", broker=SETTINGS.broker_url, task_cls=Doorbell)
+configure(app, SETTINGS)
+app.steps["consumer"].add(Heartbeat)
+
+
+@worker_shutting_down.connect
+def _tell_the_pool(**_: Any) -> None:
+    STOP.set()
+
+
+@app.task(name="tid.run_job")
+def run_job(job_id: str) -> None:
+    """Run one job in this pool process, if it is still there to be claimed."""
+    from worker.supervisor import supervise
+
+    supervise(job_id, SETTINGS, STOP)

@@ -1,0 +1,97 @@
+"""What an owner writes to the database: each write renews the lease, and a database that is away is waited for."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from store import claims
+from store.db import Database
+from store.errors import LeaseLost
+from store.fencing import Claim
+from store.states import State
+
+log = logging.getLogger("worker")
+
+Result = TypeVar("Result")
+AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
+_RETRY_SECONDS = 1.0
+_PATIENCE_LEASES = 3
+
+
+class Away(Exception):
+    """The database does not answer for now; nothing was written."""
+
+
+class OwnershipUnknown(Exception):
+    """The database has been silent for so long that the job may belong to another by now."""
+
+
+class Link:
+    """The database as seen by the owner of one job.
+
+    Args:
+        lease_seconds: how long each renewal lasts. After three times as long without one the owner gives up: sooner
+            would throw away work when the database is restarted, and a write under a lost lease is refused anyway.
+    """
+
+    def __init__(self, database: Database, claim: Claim, lease_seconds: float) -> None:
+        self.claim = claim
+        self._database = database
+        self._lease_seconds = lease_seconds
+        self._renewed_at = time.monotonic()
+        self._tried_at = 0.0
+        self._away = False
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the lease was last renewed."""
+        return time.monotonic() - self._renewed_at
+
+    def write(self, action: Callable[[Session], Result]) -> tuple[Result, State]:
+        """Renew the lease and do `action` in one transaction.
+
+        Returns:
+            What the action returned, and the state of the job before it: `cancelling` asks to stop.
+
+        Raises:
+            LeaseLost: the job has another owner or none.
+            Away: the database does not answer, or did not a moment ago.
+            OwnershipUnknown: it has not answered for three leases.
+        """
+        if self._away and time.monotonic() - self._tried_at < _RETRY_SECONDS:
+            raise Away
+        try:
+            with self._database.write() as session:
+                state = claims.renew(self.claim, lease_seconds=self._lease_seconds, session=session)
+                if state is None:
+                    raise LeaseLost(self.claim.job_id, self.claim.attempt)
+                result = action(session)
+        except AWAY as error:
+            self._note_absence(error)
+            raise Away from error
+        self._renewed_at, self._away = time.monotonic(), False
+        return result, state
+
+    def insist(self, action: Callable[[Session], Result]) -> Result:
+        """`write`, again and again while the database is away.
+
+        Raises:
+            LeaseLost, OwnershipUnknown: as in `write`.
+        """
+        while True:
+            try:
+                return self.write(action)[0]
+            except Away:
+                time.sleep(_RETRY_SECONDS / 4)
+
+    def _note_absence(self, error: Exception) -> None:
+        if not self._away:
+            log.warning("job %s: the database does not answer, training goes on: %s", self.claim.job_id, error)
+        self._away, self._tried_at = True, time.monotonic()
+        if self.silence > _PATIENCE_LEASES * self._lease_seconds:
+            raise OwnershipUnknown(f"no renewal of the lease for {self.silence:.0f} s") from error

@@ -1,0 +1,136 @@
+"""From a claimed job to a `RunPlan`: names become paths on this machine."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from store import jobs
+from store.db import Database
+from store.errors import NotFound, TeacherNotReady
+from store.fencing import Claim
+from store.models import Dataset, Job
+from tid_core.data.problems import DatasetError
+from tid_core.events import TrainingFailure
+from tid_core.facts import find_splits
+from tid_core.plan import RunPlan, TeacherPlan
+from tid_core.spec import FileWeights, JobSpec, JobWeights
+from worker.settings import WorkerSettings
+from worker.uploads import Storage
+
+
+@dataclass(frozen=True)
+class _JobCheckpoint:
+    """A checkpoint of an earlier job: what it is, and its key among the artifacts."""
+
+    detector: str
+    classes: list[str]
+    key: str
+
+
+@dataclass(frozen=True)
+class _Records:
+    """What the database knows about a run."""
+
+    spec: JobSpec
+    dataset: Dataset
+    teacher: _JobCheckpoint | None
+    student: _JobCheckpoint | None
+    resume_keys: list[str]
+    provenance: dict[str, str]
+
+
+def prepare(claim: Claim, database: Database, settings: WorkerSettings, storage: Storage, scratch: Path) -> RunPlan:
+    """Gather everything the training needs under `scratch`, a folder of this attempt alone.
+
+    Raises:
+        TrainingFailure: the dataset, the teacher or a weights file cannot be used.
+    """
+    with database.read() as session:
+        records = _read(claim, session)
+    _clear(scratch)
+    spec = with_threads(records.spec, settings.threads)
+    try:
+        splits = find_splits(Path(records.dataset.root))
+    except DatasetError as error:
+        raise TrainingFailure("dataset_invalid", str(error)) from error
+    resume = [storage.fetch_folder(key, scratch / "resume-from") for key in records.resume_keys]
+    return RunPlan(
+        spec=spec,
+        train=splits["train"],
+        val=splits["val"],
+        teacher=_teacher(spec, records.teacher, storage, scratch),
+        student_file=_student_file(spec, records.student, storage, scratch),
+        out_dir=scratch / "out",
+        resume_from=resume[0] if resume else None,
+        provenance=records.provenance,
+    )
+
+
+def with_threads(spec: JobSpec, threads: int) -> JobSpec:
+    """The spec with this worker's share of the cores where it asks for no number of its own."""
+    if spec.training.threads or not threads:
+        return spec
+    training = spec.training.model_copy(update={"threads": threads})
+    return spec.model_copy(update={"training": training})
+
+
+def _read(claim: Claim, session: Session) -> _Records:
+    job = jobs.get(claim.job_id, session=session)
+    spec = JobSpec.model_validate(job.spec)
+    dataset = session.get_one(Dataset, job.dataset_id)
+    provenance = {"job": job.id, "attempt": str(claim.attempt), "worker": claim.worker_id, "dataset": dataset.name}
+    weights = spec.teacher.weights if spec.teacher else None
+    if isinstance(weights, JobWeights):
+        provenance["teacher_job"] = weights.job
+    return _Records(
+        spec=spec,
+        dataset=dataset,
+        teacher=_job_checkpoint(weights, session) if isinstance(weights, JobWeights) else None,
+        student=_job_checkpoint(spec.student.weights, session) if isinstance(spec.student.weights, JobWeights) else None,
+        resume_keys=checkpoints.resume_keys(job.id, session=session),
+        provenance=provenance,
+    )
+
+
+def _job_checkpoint(weights: JobWeights, session: Session) -> _JobCheckpoint:
+    try:
+        row = jobs.teacher_checkpoint(weights.job, weights.checkpoint, session=session)
+    except (NotFound, TeacherNotReady) as error:
+        raise TrainingFailure("teacher_not_ready", str(error)) from error
+    job = session.get_one(Job, weights.job)
+    classes = session.get_one(Dataset, job.dataset_id).classes
+    return _JobCheckpoint(JobSpec.model_validate(job.spec).student.detector, classes, row.key)
+
+
+def _teacher(spec: JobSpec, found: _JobCheckpoint | None, storage: Storage, scratch: Path) -> TeacherPlan | None:
+    if spec.teacher is None:
+        return None
+    if found is not None:
+        file = storage.fetch_file(found.key, scratch / "teacher.safetensors")
+        return TeacherPlan(detector=spec.teacher.detector or found.detector, file=file, classes=found.classes)
+    detector, weights = spec.teacher.detector, spec.teacher.weights
+    assert detector is not None  # noqa: S101 (the spec asks for it unless a job is named)
+    if isinstance(weights, FileWeights):
+        return TeacherPlan(detector=detector, file=_local(weights.file), classes=weights.classes)
+    return TeacherPlan(detector=detector, weights=str(weights))
+
+
+def _student_file(spec: JobSpec, found: _JobCheckpoint | None, storage: Storage, scratch: Path) -> Path | None:
+    if found is not None:
+        return storage.fetch_file(found.key, scratch / "student.safetensors")
+    weights = spec.student.weights
+    return _local(weights.file) if isinstance(weights, FileWeights) else None
+
+
+def _local(file: Path) -> Path:
+    if not file.is_file():
+        raise TrainingFailure("checkpoint_invalid", f"{file} does not exist on this worker; it must lie under a data root")
+    return file
+
+
+def _clear(scratch: Path) -> None:
+    """An empty folder; what earlier attempts at this job left on this machine goes."""
+    shutil.rmtree(scratch.parent, ignore_errors=True)
+    scratch.mkdir(parents=True)

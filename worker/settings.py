@@ -1,0 +1,29 @@
+"""What one worker process is told besides the settings of the service."""
+
+import socket
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import NoDecode
+
+from store.ids import new_id
+from store.settings import Settings
+
+
+class WorkerSettings(Settings):
+    """`TID_THREADS`, `TID_QUEUES` and `TID_WORKER_ID`, and everything of `Settings`."""
+
+    threads: int = Field(0, ge=0, description="CPU threads of a training that asks for none in particular; 0 = all cores.")
+    queues: Annotated[str, NoDecode] = Field(
+        "default",
+        pattern=r"^[a-z0-9][a-z0-9_-]*(,[a-z0-9][a-z0-9_-]*)*$",
+        description="Queues this worker takes jobs from, separated by commas.",
+    )
+    worker_id: str = Field(
+        default_factory=lambda: f"{socket.gethostname()[:100]}-{new_id()}",
+        max_length=120,
+        description="Name of this worker; unique, as its leases are held under it. Empty = host name and a random part.",
+    )
+    deaf_seconds: float = Field(
+        60.0, gt=0, description="An idle worker that lets messages lie for this long ends, to be started again."
+    )
