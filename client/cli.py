@@ -1,0 +1,64 @@
+"""The `tid` command. Each command's code is loaded when it runs, so that `tid --help` answers at once."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from client.commands import datasets, files, jobs, local, submit, watch
+from client.console import FAILED, INTERRUPTED, NO_SERVER, complain
+
+app = typer.Typer(
+    name="tid",
+    help="Distil an object detector as a job: submit a teacher, a student and a dataset; watch mAP; get the student.",
+    epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong command line, 3 no server.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"tid {version('tid-service')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    url: Annotated[str | None, typer.Option("--url", help="The server; also TID_URL.")] = None,
+    version: Annotated[  # noqa: ARG001 - its callback does it
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if url is not None:
+        os.environ["TID_URL"] = url
+
+
+for module in (local, submit, watch, jobs, files):
+    module.register(app)
+app.add_typer(datasets.app, name="datasets")
+
+
+def main() -> None:
+    """Run a command; what the user can act on is one red line, never a traceback."""
+    from client.errors import ClientError, ServerUnreachable
+    from client.machine import EmbeddedError
+
+    try:
+        app()
+    except ServerUnreachable as error:
+        complain(str(error))
+        sys.exit(NO_SERVER)
+    except (ClientError, EmbeddedError) as error:
+        complain(str(error))
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""The Python client: every verb of the API, typed.
+
+with Client("http://127.0.0.1:8000") as client:
+    job = client.submit(load_spec(Path("job.yaml")))
+    for event in client.events(job.id):
+        ...
+    client.download(job.id, "best", path=Path("student.safetensors"))
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel
+
+from api import schemas
+from client import sse
+from client.download import OnBytes, fetch
+from client.errors import ApiError, NoSuchJob, ServerUnreachable
+from client.transport import Transport, unreachable
+from tid_core.spec import JobSpec
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+PAGE = 100
+Answer = TypeVar("Answer", bound=BaseModel)
+SILENCE = 60.0
+"""Seconds without a byte, heartbeats included, after which a stream of events counts as lost."""
+LOST_STREAMS = 5
+"""Streams lost in a row, without an event between, before it gives up."""
+Event = schemas.StateEvent | schemas.Progress | schemas.MetricsEvent | schemas.EndEvent
+EVENTS: dict[str, type[Event]] = {
+    "state": schemas.StateEvent,
+    "progress": schemas.Progress,
+    "metrics": schemas.MetricsEvent,
+    "end": schemas.EndEvent,
+}
+Spec = JobSpec | dict[str, Any]
+
+
+class Client:
+    """A server, seen from outside. Close it, or use it in a `with` statement.
+
+    Args:
+        url: the server; by default TID_URL, else http://127.0.0.1:8000.
+        timeout: seconds to wait for an answer to begin.
+        retries: how often a request that may be repeated is tried again on a lost connection or a busy server.
+        backoff: the first pause between tries, in seconds; each next one is twice as long.
+
+    Raises (every method):
+        ServerUnreachable: nothing answers. ApiError: the server answers with a problem.
+    """
+
+    def __init__(
+        self, url: str | None = None, timeout: float = 30.0, *, retries: int = 3, backoff: float = 0.2
+    ) -> None:
+        self.url = (url or os.environ.get("TID_URL") or DEFAULT_URL).rstrip("/")
+        self._transport = Transport(self.url, timeout=timeout, retries=retries, backoff=backoff)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    # Jobs
+
+    def submit(self, spec: Spec, *, idempotency_key: str | None = None) -> schemas.Job:
+        """POST a job. The key, random by default, makes a repeated POST answer with the same job."""
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+        response = self._transport.request("POST", "/jobs", json=_as_json(spec), headers=headers)
+        return schemas.Job.model_validate_json(response.content)
+
+    def dry_run(self, spec: Spec) -> schemas.DryRun:
+        """What `submit` would say, without making a job."""
+        response = self._transport.request("POST", "/jobs", params={"dry_run": "true"}, json=_as_json(spec))
+        return schemas.DryRun.model_validate_json(response.content)
+
+    def jobs(self, *, state: str | None = None, limit: int | None = None) -> Iterator[schemas.JobSummary]:
+        """Jobs, newest first, page after page; `limit` ends the list."""
+        yield from self._pages("/jobs", schemas.JobSummary, {"state": state}, limit)
+
+    def job(self, job_id: str) -> schemas.Job:
+        return self._get(f"/jobs/{job_id}", schemas.Job)
+
+    def find(self, job: str) -> schemas.JobSummary:
+        """The job with this id, with an id that begins so, or with this name.
+
+        Raises:
+            NoSuchJob: none fits, or several do; the text names them.
+        """
+        if len(job) == 12:
+            try:
+                return self.job(job)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+        known = list(self.jobs())
+        fits = [one for one in known if one.id.startswith(job)] or [one for one in known if one.name == job]
+        if len(fits) == 1:
+            return fits[0]
+        raise NoSuchJob(_no_single_job(job, fits))
+
+    def cancel(self, job_id: str) -> schemas.Job:
+        response = self._transport.request("POST", f"/jobs/{job_id}/cancel")
+        return schemas.Job.model_validate_json(response.content)
+
+    def metrics(
+        self, job_id: str, *names: str, since_step: int | None = None, max_points: int | None = None
+    ) -> schemas.Metrics:
+        """The series named (all, if none), and the latest values and best mAP of the job."""
+        params = {"name": list(names) or None, "since_step": since_step, "max_points": max_points}
+        return self._get(f"/jobs/{job_id}/metrics", schemas.Metrics, params)
+
+    def metrics_csv(self, job_id: str, *names: str, since_step: int | None = None) -> str:
+        params = {"name": list(names) or None, "since_step": since_step, "format": "csv"}
+        headers = {"Accept": "text/csv"}
+        return self._transport.request("GET", f"/jobs/{job_id}/metrics", params=params, headers=headers).text
+
+    def events(self, job_id: str, *, last_event_id: str | None = None) -> Iterator[Event]:
+        """The job's present state, then every change and metric as it comes, and an `EndEvent` when it has ended.
+
+        A stream that breaks, or that the server closes after its longest time, is taken up again where it stopped.
+        """
+        failures = 0
+        while failures <= LOST_STREAMS:
+            headers = {"Accept": "text/event-stream"}
+            if last_event_id is not None:
+                headers["Last-Event-ID"] = last_event_id
+            try:
+                with self._transport.stream(f"/jobs/{job_id}/events", headers=headers, timeout=SILENCE) as response:
+                    for raw in sse.parse(response.iter_lines()):
+                        failures, last_event_id = 0, raw.id or last_event_id
+                        event = _event(raw)
+                        if event is not None:
+                            yield event
+                        if isinstance(event, schemas.EndEvent):
+                            return
+            except httpx.TransportError as error:
+                lost = unreachable(self.url, error)
+            else:
+                lost = ServerUnreachable(self.url, "the stream of events ended early")
+            self._transport.pause(failures)
+            failures += 1
+        raise lost
+
+    def wait(self, job_id: str, *, timeout: float | None = None, poll: float = 1.0) -> schemas.Job:
+        """Ask until the job has ended.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout` seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (job := self.job(job_id)).state not in schemas.TERMINAL_STATES:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"job {job_id} is {job.state} after {timeout:g} s")
+            time.sleep(poll)
+        return job
+
+    def logs(self, job_id: str, *, offset: int = 0, attempt: int | None = None) -> schemas.LogChunk:
+        return self._get(f"/jobs/{job_id}/logs", schemas.LogChunk, {"offset": offset, "attempt": attempt})
+
+    def attempts(self, job_id: str) -> list[schemas.Attempt]:
+        return self._items(f"/jobs/{job_id}/attempts", schemas.Attempt)
+
+    def report(self, job_id: str) -> schemas.Report:
+        return self._get(f"/jobs/{job_id}/report", schemas.Report)
+
+    # Files
+
+    def checkpoints(self, job_id: str) -> list[schemas.CheckpointOut]:
+        return self._items(f"/jobs/{job_id}/checkpoints", schemas.CheckpointOut)
+
+    def maps(self, job_id: str) -> list[schemas.ArtifactOut]:
+        return self._items(f"/jobs/{job_id}/maps", schemas.ArtifactOut)
+
+    def artifacts(self, job_id: str) -> list[schemas.ArtifactOut]:
+        return self._items(f"/jobs/{job_id}/artifacts", schemas.ArtifactOut)
+
+    def download(
+        self,
+        job_id: str,
+        name: str = "best",
+        format: str = "safetensors",  # noqa: A002
+        *,
+        path: Path,
+        on_bytes: OnBytes | None = None,
+    ) -> str:
+        """A checkpoint into the file `path`; continues a broken download, checks and returns its sha256.
+
+        Raises:
+            DownloadError: the bytes are not the server's, the disk is full, or the connection keeps breaking.
+        """
+        where = f"/jobs/{job_id}/checkpoints/{name}"
+        return fetch(self._transport, where, path, params={"format": format}, on_bytes=on_bytes)
+
+    def fetch(self, file: schemas.ArtifactOut | schemas.CheckpointFile, path: Path) -> str:
+        """A listed file into the file `path`, as `download` does."""
+        return fetch(self._transport, file.url, path)
+
+    # Datasets, and what the server has
+
+    def datasets(self) -> list[schemas.Dataset]:
+        return list(self._pages("/datasets", schemas.Dataset, {}, None))
+
+    def add_dataset(self, name: str, root: Path | str) -> schemas.Dataset:
+        """Register a folder that the server can read."""
+        response = self._transport.request(
+            "POST", "/datasets", json={"name": name, "root": str(root)}, repeatable=False
+        )
+        return schemas.Dataset.model_validate_json(response.content)
+
+    def detectors(self) -> list[schemas.DetectorOut]:
+        return self._items("/detectors", schemas.DetectorOut)
+
+    def methods(self) -> list[schemas.MethodOut]:
+        return self._items("/methods", schemas.MethodOut)
+
+    def workers(self) -> list[schemas.Worker]:
+        return self._items("/workers", schemas.Worker)
+
+    def ready(self) -> schemas.Readiness:
+        """Whether the server can work; not ready is an answer here, not an error."""
+        response = self._transport.http.get("/readyz")
+        return schemas.Readiness.model_validate_json(response.content)
+
+    def _get(self, path: str, kind: type[Answer], params: dict[str, Any] | None = None) -> Answer:
+        return kind.model_validate_json(self._transport.request("GET", path, params=params).content)
+
+    def _items(self, path: str, kind: type[Answer]) -> list[Answer]:
+        rows = self._transport.request("GET", path).json()["data"]
+        return [kind.model_validate(row) for row in rows]
+
+    def _pages(self, path: str, kind: type[Answer], params: dict[str, Any], limit: int | None) -> Iterator[Answer]:
+        cursor, left = None, limit
+        while left is None or left > 0:
+            size = PAGE if left is None else min(PAGE, left)
+            page = self._transport.request("GET", path, params={**params, "cursor": cursor, "limit": size}).json()
+            yield from (kind.model_validate(row) for row in page["data"])
+            left = None if left is None else left - len(page["data"])
+            cursor = page["next_cursor"]
+            if not page["has_more"] or cursor is None:
+                return
+
+
+def _event(raw: sse.RawEvent) -> Event | None:
+    """None for an event that means nothing to this client, and for the end of a stream that is to be taken up again."""
+    kind = EVENTS.get(raw.name)
+    event = kind.model_validate_json(raw.data) if kind is not None else None
+    return None if isinstance(event, schemas.EndEvent) and event.reason == "time" else event
+
+
+def _as_json(spec: Spec) -> dict[str, Any]:
+    return spec.model_dump(mode="json") if isinstance(spec, JobSpec) else spec
+
+
+def _no_single_job(job: str, fits: list[schemas.JobSummary]) -> str:
+    if not fits:
+        return f"no job has the id or name {job!r}; `tid jobs` lists them"
+    listed = "\n".join(f"  {one.id}  {one.name}  {one.state}  {one.created_at:%Y-%m-%d %H:%M}" for one in fits[:10])
+    more = f"\n  and {len(fits) - 10} more" if len(fits) > 10 else ""
+    return f"{job!r} fits {len(fits)} jobs; say which by its id:\n{listed}{more}"

@@ -1,0 +1,143 @@
+"""Commands about jobs: list, show, cancel, report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from client.console import (
+    JobName,
+    Url,
+    ago,
+    ap,
+    connect,
+    count,
+    escaped,
+    out,
+    plain_table,
+    say,
+    signed_ap,
+    span,
+    styled_state,
+)
+
+if TYPE_CHECKING:
+    from api.schemas import Job, Report
+
+
+def register(app: typer.Typer) -> None:
+    app.command("jobs")(list_jobs)
+    app.command()(show)
+    app.command()(cancel)
+    app.command()(report)
+
+
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state, e.g. running.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
+    url: Url = None,
+) -> None:
+    """List jobs, newest first."""
+    columns = ("id", "name", "state", "method", "student", "epoch", "AP", "ETA", "created")
+    table = plain_table(*columns, right=("epoch", "AP", "ETA"))
+    with connect(url) as client:
+        rows = list(client.jobs(state=state, limit=limit))
+    for job in rows:
+        epoch = f"{job.progress.epoch}/{job.progress.epochs or '-'}"
+        eta = span(job.progress.eta_seconds) if job.state == "running" else "-"
+        state_text = styled_state(job.state) + (f" ({job.status_reason})" if job.state == "failed" else "")
+        table.add_row(
+            job.id, escaped(job.name), state_text, job.method, job.student_detector, epoch, ap(job.best_ap), eta,
+            ago(job.created_at),
+        )  # fmt: skip
+    out().print(table if rows else "no jobs yet; `tid submit SPEC` makes one")
+
+
+def show(
+    job: JobName,
+    spec: Annotated[bool, typer.Option("--spec", help="Print the spec as YAML, every default filled in.")] = False,
+    url: Url = None,
+) -> None:
+    """Show one job: its state, progress, attempts and files."""
+    with connect(url) as client:
+        found = client.job(client.find(job).id)
+        if spec:
+            import yaml
+
+            say(yaml.safe_dump(found.spec, sort_keys=False).rstrip())
+            return
+        attempts = client.attempts(found.id)
+        checkpoints = client.checkpoints(found.id)
+    _print_facts(found)
+    if len(attempts) > 1 or any(attempt.reason for attempt in attempts):
+        table = plain_table("attempt", "outcome", "reason", "steps", "time", right=("steps", "time"))
+        for one in attempts:
+            steps = f"{one.resumed_from_step or 0} to {one.last_step or 0}"
+            table.add_row(str(one.number), one.outcome or "running", one.reason or "", steps, span(one.seconds))
+        out().print(table)
+    if checkpoints:
+        table = plain_table("checkpoint", "epoch", "AP", "formats", right=("epoch", "AP"))
+        for kept in checkpoints:
+            table.add_row(kept.name, str(kept.epoch), ap(kept.ap), ", ".join(file.format for file in kept.files))
+        out().print(table)
+
+
+def _print_facts(job: Job) -> None:
+    progress = job.progress
+    done = f"epoch {progress.epoch}/{progress.epochs or '-'}, step {progress.step}/{progress.total_steps or '-'}"
+    facts: list[tuple[str, str]] = [
+        ("job", f"{job.id}  {escaped(job.name)}"),
+        ("state", styled_state(job.state) + (f" ({job.status_reason})" if job.status_reason else "")),
+        ("", escaped(job.detail or "")),
+        ("method", f"{job.method}, student {job.student_detector}, teacher {job.teacher_detector or 'none'}"),
+        ("dataset", escaped(job.dataset)),
+        ("progress", done),
+        ("best AP", ap(job.best_ap)),
+        ("attempt", f"{job.attempt} of at most {job.max_attempts}"),
+        ("baseline", job.baseline_job_id or ""),
+        ("baseline of", job.twin_of or ""),
+        ("created", f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC"),
+    ]
+    facts += [("warning", f"[yellow]{escaped(warning.detail)}[/]") for warning in job.warnings]
+    for name, value in facts:
+        if value:
+            out().print(f"[dim]{name:>12}[/]  {value}", soft_wrap=True)
+
+
+def cancel(job: JobName, url: Url = None) -> None:
+    """Stop a job for good; what it has learned so far stays downloadable."""
+    with connect(url) as client:
+        found = client.cancel(client.find(job).id)
+    say(f"{found.id}  {found.name}  {found.state}")
+
+
+def report(
+    job: JobName,
+    json: Annotated[bool, typer.Option("--json", help="The report as the API gives it.")] = False,
+    url: Url = None,
+) -> None:
+    """Compare the student with its baseline and its teacher."""
+    with connect(url) as client:
+        found = client.report(client.find(job).id)
+    if json:
+        say(found.model_dump_json(indent=2))
+        return
+    print_report(found)
+
+
+def print_report(report: Report) -> None:
+    table = plain_table("", "detector", "AP", "AP50", "parameters", right=("AP", "AP50", "parameters"))
+    for name in ("teacher", "baseline", "student"):
+        figures = getattr(report, name)
+        known = figures.ap is not None
+        remark = "" if known else f"[dim] {escaped(figures.reason or '')}[/]"
+        table.add_row(
+            f"{name}{remark}", figures.detector or "-", ap(figures.ap), ap(figures.ap50), count(figures.parameters)
+        )
+    out().print(table)
+    if report.gain is not None:
+        recovered = "" if report.recovery is None else f", {report.recovery:.0%} of the way to the teacher"
+        out().print(f"gain {signed_ap(report.gain)} AP{recovered}")
+    elif report.reason:
+        out().print(f"[dim]no gain: {escaped(report.reason)}[/]", soft_wrap=True)

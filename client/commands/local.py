@@ -1,0 +1,87 @@
+"""Commands that work on this machine: the service, the demo, demo data, a training without the service."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.console import complain, say
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(up)
+    app.command()(demo)
+    app.command("demo-data")(demo_data)
+    app.command()(train)
+
+
+def up(
+    home: Annotated[Path, typer.Option(envvar="TID_HOME", help="Folder for the database, artifacts and logs.")] = Path(
+        "~/.tid"
+    ),
+    host: Annotated[str, typer.Option(envvar="TID_HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="TID_PORT", min=0, max=65535, help="0 = any free port.")] = 8000,
+    workers: Annotated[int | None, typer.Option(min=0, help="Default: one for each GPU, or one for the CPU.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="A folder that datasets may lie under; may be given several times.")
+    ] = None,
+) -> None:
+    """Start the whole service on this machine; Ctrl-C stops it, and jobs go on next time."""
+    from client.embedded import Embedded
+
+    environment = {"TID_DATA_ROOTS": _roots(data)} if data else {}
+    embedded = Embedded(home, host=host, port=port, workers=workers, environment=environment)
+    embedded.run_forever(_welcome)
+    say("stopped; jobs that were running go on with the next `tid up`")
+
+
+def _roots(folders: list[Path]) -> str:
+    return os.pathsep.join(str(folder.expanduser().resolve()) for folder in folders)
+
+
+def _welcome(embedded: object) -> None:
+    url, home = getattr(embedded, "url", ""), getattr(embedded, "home", "")
+    say(f"tid is up at {url}   (API: {url}/docs, files and logs: {home})")
+    say("next: tid datasets add NAME FOLDER, then tid submit SPEC --watch. Ctrl-C stops everything.")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("tid-demo"),
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="Pairs of student and baseline to train.")] = 1,
+    images: Annotated[int | None, typer.Option(min=20, help="Training images (default 1,000).")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One minute: does it all work? AP means nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the results of an earlier demo.")] = False,
+) -> None:
+    """From nothing to a distilled detector in ten minutes: data, teacher, student, baseline, comparison."""
+    from client.demo import run_demo
+
+    raise typer.Exit(run_demo(out, seeds=seeds, images=images, quick=quick, force=force))
+
+
+def demo_data(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; COCO JSON and images.")],
+    images: Annotated[int, typer.Option(min=1, help="Training images; validation gets 3 for every 10 of them.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same files.")] = 0,
+) -> None:
+    """Write the demo dataset alone: scenes of handwritten digits."""
+    from client.demo_data import write
+
+    write(folder, images=images, seed=seed)
+    say(f"wrote {folder}: train.json, train/, val.json, val/")
+
+
+def train(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The job, as YAML or JSON; `dataset` is a folder.")],
+    out: Annotated[Path, typer.Option(help="Where checkpoints, maps and detections go.")],
+    dataset: Annotated[Path | None, typer.Option(help="The dataset's folder, instead of the spec's `dataset`.")] = None,
+) -> None:
+    """Train here and now, without the service; run it again to go on where it was interrupted."""
+    if not spec.is_file():
+        complain(f"there is no file {spec}")
+        raise typer.Exit(1)
+    command = [sys.executable, "-m", "tid_core.run", str(spec), "--out", str(out)]
+    command += ["--dataset", str(dataset)] if dataset is not None else []
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # noqa: S606 - signals reach the training itself

@@ -1,0 +1,117 @@
+"""Files that arrive whole or not at all: a broken download is continued, and its sha256 is checked."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx
+
+from client.errors import ApiError, DownloadError
+from client.transport import Transport, unreachable
+
+OnBytes = Callable[[int, int | None], None]
+"""Called with the bytes that lie on disk and the size of the file, if known."""
+CHUNK = 1 << 18
+PATIENCE = 8
+"""Attempts in a row that bring no byte before it gives up."""
+
+
+def fetch(
+    transport: Transport,
+    path: str,
+    target: Path,
+    *,
+    params: dict[str, Any] | None = None,
+    on_bytes: OnBytes | None = None,
+) -> str:
+    """GET `path` into the file `target`; return its sha256.
+
+    Bytes go to `<target>.<sha256 begins>.part` and are continued from there, also by a later call (Range with
+    If-Range, so that a file which changed on the server starts anew). The target appears by rename, after the check.
+
+    Raises:
+        DownloadError: the bytes do not match the server's sha256, the disk is full, or the connection keeps breaking.
+        ServerUnreachable, ApiError: as for every request.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    idle = 0
+    while True:
+        sha256 = _announced(transport, path, params)
+        part = target.with_name(f"{target.name}.{sha256[:12]}.part")
+        before = _size(part)
+        try:
+            if _receive(transport, path, part, params=params, sha256=sha256, on_bytes=on_bytes):
+                return _accept(part, target, sha256)
+        except httpx.TransportError as error:
+            idle = 0 if _size(part) > before else idle + 1
+            if idle >= PATIENCE:
+                raise DownloadError(
+                    f"{target.name}: the connection broke {idle} times without a new byte ({_size(part):,} bytes are "
+                    f"kept); run the same command again to continue. {unreachable(transport.url, error)}"
+                ) from error
+            transport.pause(idle)
+        except OSError as error:
+            raise DownloadError(f"cannot write {part}: {error.strerror or error}") from error
+
+
+def _announced(transport: Transport, path: str, params: dict[str, Any] | None) -> str:
+    """The sha256 that the server states for the file, from its ETag `"sha256-<hex>"`."""
+    etag = transport.request("HEAD", path, params=params).headers.get("ETag", "")
+    digest: str = etag.removeprefix("W/").strip('"').removeprefix("sha256-")
+    if len(digest) != 64:
+        raise DownloadError(f"the server states no sha256 for {path} (ETag {etag!r}), so the file cannot be checked")
+    return digest
+
+
+def _receive(
+    transport: Transport, path: str, part: Path, *, params: dict[str, Any] | None, sha256: str, on_bytes: OnBytes | None
+) -> bool:
+    """Append what is missing; False if the file on the server is no longer the announced one."""
+    have = _size(part)
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": f'"sha256-{sha256}"'}
+    try:
+        with transport.stream(path, params=params, headers=headers, timeout=30) as response:
+            if sha256 not in response.headers.get("ETag", sha256):
+                return False
+            with part.open("ab" if response.status_code == 206 else "wb") as file:
+                _copy(response, file, on_bytes)
+    except ApiError as error:
+        # 416: every byte is here already, only the check and the rename are missing.
+        if error.status != 416:
+            raise
+    return True
+
+
+def _copy(response: httpx.Response, file: BinaryIO, on_bytes: OnBytes | None) -> None:
+    have = file.tell()
+    total = have + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
+    for chunk in response.iter_raw(CHUNK):
+        file.write(chunk)
+        have += len(chunk)
+        if on_bytes is not None:
+            on_bytes(have, total)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _accept(part: Path, target: Path, sha256: str) -> str:
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        part.unlink()
+        raise DownloadError(
+            f"{target.name}: what arrived has sha256 {found[:12]}..., the server states {sha256[:12]}...; "
+            "it was thrown away, run the same command again"
+        )
+    part.replace(target)
+    for stale in target.parent.glob(f"{target.name}.*.part"):
+        stale.unlink()
+    return sha256
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,103 @@
+"""HTTP with patience: requests that may be repeated are repeated, and every failure becomes a `ClientError`."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from client.errors import ApiError, ServerUnreachable
+
+BUSY = (502, 503, 504)
+LONGEST_PAUSE = 8.0
+
+
+class Transport:
+    """One connection pool to one server.
+
+    Args:
+        url: where the server is, e.g. `http://127.0.0.1:8000`.
+        timeout: seconds to wait for an answer to begin.
+        retries: how often a request that may safely be repeated is tried again.
+        backoff: the first pause in seconds; each next one is twice as long.
+    """
+
+    def __init__(self, url: str, *, timeout: float, retries: int, backoff: float) -> None:
+        self.url = url.rstrip("/")
+        self._retries, self._backoff = retries, backoff
+        try:
+            self.http = httpx.Client(base_url=self.url, timeout=timeout, follow_redirects=True)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ServerUnreachable(self.url, f"not an address: {error}") from error
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        repeatable: bool = True,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Send, and try again on a lost connection or a busy server if `repeatable`.
+
+        Raises:
+            ServerUnreachable: no answer. ApiError: the answer is a problem.
+        """
+        sent = {key: value for key, value in (params or {}).items() if value is not None}
+        for attempt in range(self._retries + 1):
+            last = attempt == self._retries or not repeatable
+            try:
+                response = self.http.request(method, path, params=sent, json=json, headers=dict(headers or {}))
+            except httpx.TransportError as error:
+                if last:
+                    raise unreachable(self.url, error) from error
+                self.pause(attempt)
+                continue
+            if response.status_code in BUSY and not last:
+                self.pause(attempt, response.headers.get("Retry-After"))
+                continue
+            return checked(response)
+        raise AssertionError("the last attempt returns or raises")
+
+    @contextmanager
+    def stream(
+        self, path: str, *, params: Mapping[str, Any] | None = None, headers: Mapping[str, str], timeout: float
+    ) -> Iterator[httpx.Response]:
+        """One GET whose body is read bit by bit; not repeated. `timeout` bounds the silence between two reads."""
+        wait = httpx.Timeout(self.http.timeout.connect, read=timeout)
+        sent = {key: value for key, value in (params or {}).items() if value is not None}
+        with self.http.stream("GET", path, params=sent, headers=dict(headers), timeout=wait) as response:
+            if response.status_code >= 400:
+                response.read()
+                checked(response)
+            yield response
+
+    def pause(self, attempt: int, asked: str | None = None) -> None:
+        """Sleep before trying again; a server's Retry-After in seconds wins."""
+        wait = float(asked) if asked and asked.isdigit() else self._backoff * 2**attempt
+        time.sleep(min(wait, LONGEST_PAUSE))
+
+    def close(self) -> None:
+        self.http.close()
+
+
+def checked(response: httpx.Response) -> httpx.Response:
+    """Raise what the server says is wrong."""
+    if response.status_code < 400:
+        return response
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"detail": f"{response.request.url} answered {response.status_code} {response.reason_phrase}"}
+    raise ApiError(response.status_code, problem)
+
+
+def unreachable(url: str, error: httpx.TransportError) -> ServerUnreachable:
+    if isinstance(error, httpx.ConnectError):
+        return ServerUnreachable(url)
+    return ServerUnreachable(url, f"{type(error).__name__}: {error}".rstrip(": "))
