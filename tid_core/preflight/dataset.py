@@ -1,0 +1,70 @@
+"""Whether the dataset can be trained and evaluated on."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from tid_core.data.problems import UNUSABLE_BOXES, UNUSABLE_IMAGES, DataProblem
+from tid_core.facts import DatasetFacts, SplitFacts
+from tid_core.preflight.problem import Problem, some
+from tid_core.spec import JobSpec
+
+
+def check_dataset(spec: JobSpec, dataset: DatasetFacts) -> Iterator[Problem]:
+    for name in ("train", "val"):
+        if name not in dataset.splits:
+            yield Problem(
+                code="split_missing",
+                field="/dataset",
+                detail=f"the dataset {dataset.name} has no `{name}` split",
+                expected=f"{name}.json and {name}/, or annotations/instances_{name}2017.json and {name}2017/",
+            )
+            continue
+        split = dataset.splits[name]
+        if split.boxes == 0:
+            yield Problem(
+                code="no_boxes",
+                field="/dataset",
+                detail=f"no box of the `{name}` split ({split.images} images) can be used",
+                expected="at least one box of positive size inside its image",
+            )
+        yield from _split_problems(spec, name, split)
+    if (train := dataset.splits.get("train")) is not None:
+        yield from _training_split(spec, train)
+
+
+def _split_problems(spec: JobSpec, name: str, split: SplitFacts) -> Iterator[Problem]:
+    for problem in split.problems:
+        if problem.code in UNUSABLE_IMAGES:
+            yield _data_problem(name, problem, "images that are present, whole and of the stated size", "error")
+        elif problem.code in UNUSABLE_BOXES and spec.data.invalid_boxes == "refuse":
+            yield _data_problem(name, problem, "repair them, or data.invalid_boxes: drop", "error")
+        elif problem.code in UNUSABLE_BOXES:
+            yield _data_problem(name, problem, "nothing to do; data.invalid_boxes: refuse would stop here", "warning")
+
+
+def _data_problem(split: str, problem: DataProblem, expected: str, severity: Literal["error", "warning"]) -> Problem:
+    return Problem(
+        code=problem.code, field="/dataset", detail=f"{split}: {problem}", expected=expected, severity=severity
+    )
+
+
+def _training_split(spec: JobSpec, train: SplitFacts) -> Iterator[Problem]:
+    usable = train.images - (train.empty_images if spec.data.drop_empty else 0)
+    if spec.training.batch_size > usable:
+        yield Problem(
+            code="batch_exceeds_dataset",
+            field="/training/batch_size",
+            detail=f"a batch of {spec.training.batch_size} is larger than the training split ({usable} images); "
+            "every step would see all of it",
+            expected=f"at most {usable}",
+            severity="warning",
+        )
+    untrained = [name for name, boxes in train.per_class.items() if boxes == 0]
+    if untrained and train.boxes:
+        yield Problem(
+            code="classes_without_boxes",
+            field="/dataset",
+            detail=f"no training box of {some(untrained)}",
+            expected="at least one box of each class, or fewer categories",
+            severity="warning",
+        )

@@ -1,0 +1,100 @@
+"""Whether student and teacher fit each other."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from tid_core.catalogue import COCO_CATEGORIES, DETECTORS, METHODS, DetectorInfo
+from tid_core.facts import DatasetFacts
+from tid_core.preflight.problem import Problem, TeacherFacts, some
+from tid_core.spec import FileWeights, JobSpec
+
+
+def check_pair(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Problem]:
+    """What a method needs to agree between the pyramids."""
+    if spec.method == "none" or "strides" not in METHODS[spec.method].needs:
+        return
+    if len(student.strides) != len(teacher.strides):
+        yield Problem(
+            code="levels_differ",
+            field="/student/detector",
+            detail=f"{student.name} has {len(student.strides)} pyramid levels, {teacher.name} {len(teacher.strides)}",
+            expected=_fitting(teacher),
+        )
+    elif student.strides != teacher.strides:
+        yield Problem(
+            code="strides_differ",
+            field="/student/detector",
+            detail=f"{student.name} has strides {student.strides}, {teacher.name} {teacher.strides}",
+            expected=_fitting(teacher),
+        )
+    elif student.channels != teacher.channels:
+        yield Problem(
+            code="adapter_needed",
+            field="/student/detector",
+            detail=f"{student.channels} channels meet {teacher.channels}: a 1x1 convolution is trained in between",
+            expected=f"nothing to do; a student of {teacher.channels} channels would need none",
+            severity="warning",
+        )
+
+
+def _fitting(teacher: DetectorInfo) -> str:
+    names = [name for name, info in DETECTORS.items() if info.strides == teacher.strides and name != teacher.name]
+    return f"one of: {some(names)}"
+
+
+def check_inherit(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Problem]:
+    same_head = (student.family, student.version, student.channels, student.tower_convs, student.anchors_per_location)
+    if "head" in spec.student.inherit and same_head != (
+        teacher.family,
+        teacher.version,
+        teacher.channels,
+        teacher.tower_convs,
+        teacher.anchors_per_location,
+    ):
+        yield _unfit(spec, "head", f"the heads of {teacher.name} and {student.name} are built differently")
+    if "neck" in spec.student.inherit and student.channels != teacher.channels:
+        yield _unfit(spec, "neck", f"the pyramids have {teacher.channels} and {student.channels} channels")
+
+
+def _unfit(spec: JobSpec, part: Literal["neck", "head"], detail: str) -> Problem:
+    field = f"/student/inherit/{spec.student.inherit.index(part)}"
+    return Problem(code="inherit_unfit", field=field, detail=detail, expected=f"student.inherit without {part!r}")
+
+
+def check_classes(spec: JobSpec, dataset: DatasetFacts, teacher: TeacherFacts | None) -> Iterator[Problem]:
+    """The teacher must know every class of the dataset, by name."""
+    if spec.teacher is None or spec.method == "none":
+        return
+    known = _teacher_classes(spec, teacher)
+    missing = [] if known is None else [name for name in dataset.classes if name not in known]
+    if known is None or not missing:
+        return
+    yield Problem(
+        code="classes_missing",
+        field="/teacher/weights",
+        detail=f"the teacher has no output for {some(missing)} of the dataset {dataset.name}",
+        expected="a teacher trained on these classes (`teacher: null` trains one); "
+        f"this one knows {some([name for name in known if name not in ('__background__', 'N/A')])}",
+    )
+
+
+def _teacher_classes(spec: JobSpec, teacher: TeacherFacts | None) -> list[str] | None:
+    if teacher is not None:
+        return teacher.classes
+    weights = spec.teacher.weights if spec.teacher else None
+    if isinstance(weights, FileWeights):
+        return weights.classes
+    return list(COCO_CATEGORIES) if isinstance(weights, str) else None
+
+
+def check_strength(teacher: TeacherFacts | None) -> Iterator[Problem]:
+    if teacher is None or teacher.ap is None or teacher.student_ap is None:
+        return
+    if teacher.ap < teacher.student_ap + 0.02:
+        yield Problem(
+            code="teacher_not_better",
+            field="/teacher",
+            detail=f"the teacher's AP {teacher.ap:.3f} is hardly above the student's own {teacher.student_ap:.3f}",
+            expected="a teacher that is clearly better",
+            severity="warning",
+        )

@@ -1,0 +1,53 @@
+"""Settings that contradict each other, or are seldom meant."""
+
+from collections.abc import Iterator
+
+from tid_core.preflight.problem import Problem
+from tid_core.spec import JobSpec
+
+
+def check_settings(spec: JobSpec) -> Iterator[Problem]:
+    """Settings that are allowed and yet seldom meant."""
+    short = max(spec.data.min_size)
+    if spec.data.max_size < short:
+        yield Problem(
+            code="sizes_contradict",
+            field="/data/max_size",
+            detail=f"max_size {spec.data.max_size} is below min_size {short}, which then does nothing",
+            expected=f"at least {short}",
+        )
+    if spec.method != "none" and spec.loss.distill == 0:
+        yield Problem(
+            code="distillation_off",
+            field="/loss/distill",
+            detail=f"method {spec.method} with loss.distill 0 is plain training with a teacher's cost",
+            expected="a positive weight, or method: none",
+        )
+    if spec.method == "tid" and not (spec.loss.high or spec.loss.medium or spec.loss.low):
+        yield Problem(
+            code="distillation_off",
+            field="/loss",
+            detail="high, medium and low are all 0: nothing would be distilled",
+            expected="a positive weight for at least one kind of area, or method: none",
+        )
+    yield from _learning_rate(spec)
+
+
+def _learning_rate(spec: JobSpec) -> Iterator[Problem]:
+    if spec.training.optimizer == "adamw" and spec.training.lr > 0.003:
+        yield Problem(
+            code="lr_high",
+            field="/training/lr",
+            detail=f"AdamW at lr {spec.training.lr} usually diverges",
+            expected="about 0.0001 to 0.001",
+            severity="warning",
+        )
+    elif spec.training.optimizer == "sgd" and spec.training.lr > 0.01 * spec.training.batch_size / 4:
+        yield Problem(
+            code="lr_high",
+            field="/training/lr",
+            detail=f"SGD at lr {spec.training.lr} is far above 0.01 per 16 images, for batches of "
+            f"{spec.training.batch_size}",
+            expected=f"about {0.01 * spec.training.batch_size / 16:g}",
+            severity="warning",
+        )
