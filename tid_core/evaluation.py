@@ -114,19 +114,22 @@ def _rows(detections: Sequence[Mapping[str, Tensor]], limit: int | None) -> Floa
     counts = [len(found["scores"]) for found in detections]
     if sum(counts) == 0:
         return np.zeros((0, 7))
-    boxes_D4, scores_D, labels_D = (
-        torch.cat([found[key].detach() for found in detections]).cpu().double().numpy()
-        for key in ("boxes", "scores", "labels")
-    )
-    image_D = np.repeat(np.arange(len(counts)), counts)
-    corner_D2, size_D2 = boxes_D4[:, :2], boxes_D4[:, 2:] - boxes_D4[:, :2]
-    rows_D7 = np.column_stack([image_D, corner_D2, size_D2, scores_D, labels_D])
+    rows_D7 = np.empty((sum(counts), 7))
+    rows_D7[:, 0] = np.repeat(np.arange(len(counts)), counts)
+    rows_D7[:, 1:5] = _joined(detections, "boxes")
+    rows_D7[:, 3:5] -= rows_D7[:, 1:3]
+    rows_D7[:, 5] = _joined(detections, "scores")
+    rows_D7[:, 6] = _joined(detections, "labels")
     if limit is None or max(counts) <= limit:
         return rows_D7
-    rows_D7 = rows_D7[np.lexsort((-scores_D, image_D))]
+    rows_D7 = rows_D7[np.lexsort((-rows_D7[:, 5], rows_D7[:, 0]))]
     rank_D = np.arange(len(rows_D7)) - np.repeat(np.cumsum([0, *counts[:-1]]), counts)
     kept_D7: Floats = rows_D7[rank_D < limit]
     return kept_D7
+
+
+def _joined(detections: Sequence[Mapping[str, Tensor]], key: str) -> NDArray[Any]:
+    return torch.cat([found[key].detach() for found in detections]).cpu().numpy()
 
 
 def _with_hotcoco(rows_D7: Floats, truth: GroundTruth, limits: list[int]) -> tuple[Floats, Floats]:
