@@ -1,0 +1,58 @@
+"""`python -m api`: serve on the host and port of the settings."""
+
+import ipaddress
+import sys
+
+import uvicorn
+
+from store.settings import SettingsError, load_settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server bound to `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def refusal(host: str) -> str:
+    return (
+        f"refusing to listen on {host!r}: this server has no API keys, so anyone who reaches it could run jobs. "
+        "Listen on 127.0.0.1 (TID_HOST=127.0.0.1) and put a reverse proxy that authenticates in front of it."
+    )
+
+
+def main() -> int:
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not is_loopback(settings.host):
+        print(refusal(settings.host), file=sys.stderr)
+        return 2
+    uvicorn.run(
+        "api.app:create_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        log_config=LOGGING,
+    )
+    return 0
+
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
+    "loggers": {
+        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in ("api", "store", "uvicorn")
+    },
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The application: `uvicorn api.app:create_app --factory`, or `api.app:app`."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from api import problems
+from api.lifespan import lifespan
+from api.middleware import EdgeMiddleware
+from api.routers import catalogue, datasets, events, files, health, jobs, results, workers
+from api.schemas import ProblemDetails
+from store.settings import Settings, get_settings
+
+DESCRIPTION = """Distil an object detector as a job: POST a teacher, a student and a dataset; watch mAP; download the student.
+
+Errors are RFC 9457 problem details. Times are RFC 3339 in UTC. 422 means the request's content, 404 and 409 the state of things."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application. Nothing is opened or started before its lifespan begins."""
+    settings = settings or get_settings()
+    app = FastAPI(
+        title="TID service",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        generate_unique_id_function=operation_id,
+        responses={"default": {"model": ProblemDetails, "description": "What is wrong, as problem details."}},
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    problems.install(app)
+    for module in (jobs, results, events, files, datasets, catalogue, workers, health):
+        app.include_router(module.router)
+    app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes)
+    described = app.openapi
+    app.openapi = lambda: _as_problem_json(described())  # type: ignore[method-assign]
+    return app
+
+
+def operation_id(route: APIRoute) -> str:
+    return f"{route.tags[0]}-{route.name}".replace("_", "-")
+
+
+def _as_problem_json(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI describes every answer as application/json; problems have a media type of their own."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            content = operation["responses"].get("default", {}).get("content", {})
+            if schema := content.pop("application/json", None):
+                content[problems.MEDIA_TYPE] = schema
+    return document
+
+
+def _version() -> str:
+    try:
+        return version("tid-service")
+    except PackageNotFoundError:  # run from a folder that was never installed
+        return "0"
+
+
+def __getattr__(name: str) -> Any:
+    """`api.app:app` is built when it is asked for, so that importing this module reads no settings."""
+    if name == "app":
+        globals()["app"] = create_app()
+        return globals()["app"]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,113 @@
+"""The edge of the application: request ids, size limit, security headers, and a last net for exceptions."""
+
+import logging
+import re
+import time
+import uuid
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import ProblemError, internal_problem, problem_response
+
+log = logging.getLogger("api")
+access_log = logging.getLogger("api.access")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_POLICY = "default-src 'none'; frame-ancestors 'none'"
+# The documentation pages load their scripts from a public mirror; everything else loads nothing.
+_PAGES = ("/docs", "/redoc")
+
+
+class EdgeMiddleware:
+    """Pure ASGI, outermost, so that every answer passes it (streams included)."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        answer = _Answer(send, request_id, with_policy=not scope["path"].startswith(_PAGES))
+        begun = time.perf_counter()
+        try:
+            await self._serve(scope, receive, answer)
+        except Exception:
+            log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
+            if answer.status is not None:
+                raise
+            await problem_response(request_id, internal_problem())(scope, receive, answer)
+        finally:
+            took_ms = (time.perf_counter() - begun) * 1000
+            access_log.info(
+                "%s %s %s %.1fms %s", scope["method"], _printable(scope["path"]), answer.status, took_ms, request_id
+            )
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        length = Headers(scope=scope).get("content-length", "0")
+        if length.isdecimal() and int(length) > self.max_body_bytes:
+            problem = ProblemError(413, "body_too_large", _too_large(self.max_body_bytes))
+            await problem_response(answer.request_id, problem)(scope, receive, answer)
+            return
+        await self.app(scope, _Limited(receive, self.max_body_bytes), answer)
+
+
+class _Limited:
+    """Counts the body as it comes in: a chunked request declares no length."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self.receive = receive
+        self.limit = limit
+        self.seen = 0
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self.seen += len(message.get("body", b""))
+        if self.seen > self.limit:
+            raise HTTPException(413, _too_large(self.limit))
+        return message
+
+
+class _Answer:
+    def __init__(self, send: Send, request_id: str, *, with_policy: bool) -> None:
+        self.send = send
+        self.request_id = request_id
+        self.with_policy = with_policy
+        self.status: int | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.request_id
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+            if self.with_policy:
+                headers.setdefault("Content-Security-Policy", _POLICY)
+        await self.send(message)
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _too_large(limit: int) -> str:
+    return f"the request's body is larger than {limit} bytes"
+
+
+def _printable(path: str) -> str:
+    """The path without control characters, which could forge lines of a log."""
+    return "".join(char if char.isprintable() else "?" for char in path)

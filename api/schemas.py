@@ -1,0 +1,344 @@
+"""What the API says: response models. Pure pydantic, so that the client shares them.
+
+Output models carry no defaults: a field is always present, and null where nothing is known.
+Times are RFC 3339 in UTC.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tid_core.facts import SplitFacts
+
+Row = TypeVar("Row")
+
+JobStateName = Literal[
+    "queued", "starting", "running", "pausing", "paused", "cancelling", "cancelled", "succeeded", "failed"
+]
+TERMINAL_STATES = frozenset({"cancelled", "succeeded", "failed"})
+
+
+class Out(BaseModel):
+    """Base of every answer; reads ORM rows and named tuples by attribute."""
+
+    model_config = ConfigDict(from_attributes=True, extra="ignore")
+
+
+class FieldProblem(Out):
+    code: str = Field(description="Machine-readable code of this one problem.")
+    field: str = Field(description="JSON pointer into the request body, or the name of a parameter.")
+    detail: str = Field(description="What is wrong.")
+    expected: str = Field(description="What would be right; empty where `detail` says it.")
+
+
+class ProblemDetails(Out):
+    """An error as RFC 9457 problem details (application/problem+json)."""
+
+    type: str = Field(description="Identifies the kind of problem: `urn:tid:problem:<code>`.")
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable code, e.g. `spec_invalid`.")
+    errors: list[FieldProblem]
+    request_id: str = Field(description="Also in the X-Request-ID header and in the server's log.")
+
+
+class Page(Out, Generic[Row]):
+    """One page of a list; pass `next_cursor` as `cursor` for the next one."""
+
+    data: Sequence[Row]
+    has_more: bool
+    next_cursor: str | None
+
+
+class SpecProblem(FieldProblem):
+    """One finding of the preflight."""
+
+    severity: Literal["error", "warning"]
+
+
+class DryRun(Out):
+    """What POST /jobs would say, without creating anything."""
+
+    ok: bool = Field(description="Whether the job would be accepted.")
+    problems: list[SpecProblem]
+    spec: dict[str, Any] = Field(description="The resolved spec, every default filled in.")
+
+
+class Progress(Out):
+    phase: str | None = Field(description="setup, teacher_evaluation, training, evaluation or export.")
+    step: int
+    total_steps: int | None
+    epoch: int
+    epochs: int | None
+    done: int | None = Field(description="Units of the phase done, of `total`.")
+    total: int | None
+    images_per_second: float | None
+    eta_seconds: float | None = Field(description="Seconds to the end of the run.")
+
+
+class JobWarning(Out):
+    code: str
+    field: str | None = Field(description="JSON pointer into the spec, for findings of the preflight.")
+    detail: str
+
+
+class JobSummary(Out):
+    """A job in a list."""
+
+    id: str
+    name: str
+    state: JobStateName
+    status_reason: str | None = Field(description="Why it is in this state, as a code.")
+    detail: str | None = Field(description="The same for people.")
+    method: str
+    queue: str
+    student_detector: str
+    teacher_detector: str | None
+    dataset: str = Field(description="As the spec names it.")
+    dataset_id: str
+    attempt: int = Field(description="Attempts begun so far.")
+    max_attempts: int
+    worker_id: str | None
+    progress: Progress
+    best_ap: float | None = Field(description="Best COCO AP on the validation split, 0..1.")
+    baseline_job_id: str | None = Field(description="The same student without distillation, run for comparison.")
+    twin_of: str | None = Field(description="The distillation job that this baseline belongs to.")
+    teacher_job_id: str | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    updated_at: datetime
+
+
+class Job(JobSummary):
+    """A job in full."""
+
+    warnings: list[JobWarning]
+    spec: dict[str, Any] = Field(description="The resolved spec; its schema is at GET /schemas/job.")
+
+
+class Attempt(Out):
+    number: int
+    worker_id: str | None
+    started_at: datetime
+    ended_at: datetime | None
+    seconds: float | None
+    outcome: str | None
+    reason: str | None
+    detail: str | None
+    resumed_from_step: int | None
+    last_step: int | None
+
+
+class MetricPoint(Out):
+    step: int
+    epoch: int
+    value: float
+    attempt: int
+
+
+class MetricSeries(Out):
+    name: str
+    points: list[MetricPoint]
+    total_points: int = Field(description="Points of the series from `since_step` on, before down-sampling.")
+
+
+class LatestMetric(Out):
+    step: int
+    value: float
+
+
+class BestCheckpoint(Out):
+    ap: float
+    step: int
+    epoch: int
+
+
+class MetricsSummary(Out):
+    latest: dict[str, LatestMetric] = Field(description="Last value of every metric of the job.")
+    best: BestCheckpoint | None = Field(description="Best validation AP so far.")
+
+
+class Metrics(Out):
+    series: list[MetricSeries]
+    summary: MetricsSummary
+
+
+class StateEvent(Out):
+    """Event `state`: sent first, and whenever one of these changes."""
+
+    state: JobStateName
+    status_reason: str | None
+    detail: str | None
+    attempt: int
+    worker_id: str | None
+    best_ap: float | None
+    warnings: list[JobWarning]
+
+
+class MetricsEvent(Out):
+    """Event `metrics`: the values of one step. A later event for the same step replaces its values."""
+
+    step: int
+    epoch: int
+    attempt: int
+    values: dict[str, float]
+
+
+class EndEvent(Out):
+    """Event `end`: the last one. `time`: connect again, with the last id, to hear on."""
+
+    reason: Literal["ended", "deleted", "time"]
+
+
+class LogChunk(Out):
+    attempt: int | None
+    text: str
+    next_offset: int = Field(description="Pass as `offset` to read on.")
+    truncated: bool = Field(description="Whether there is more to read now.")
+
+
+class Figures(Out):
+    """One column of the comparison."""
+
+    job_id: str | None
+    detector: str | None
+    parameters: int | None
+    ap: float | None
+    ap50: float | None
+    stats: dict[str, float] | None = Field(description="The twelve COCO numbers of the best evaluation.")
+    per_class: dict[str, float] | None
+    reason: str | None = Field(description="Why the figures are not known (yet); null where they are.")
+
+
+class ClassGain(Out):
+    name: str
+    student: float | None
+    baseline: float | None
+    teacher: float | None
+    gain: float | None
+
+
+class Report(Out):
+    """Student against its no-distillation twin and its teacher, on the same validation split."""
+
+    job_id: str
+    state: JobStateName
+    complete: bool = Field(description="True when nothing in the report can change any more.")
+    student: Figures
+    baseline: Figures
+    teacher: Figures
+    gain: float | None = Field(description="Student AP - baseline AP.")
+    recovery: float | None = Field(description="gain / (teacher AP - baseline AP).")
+    reason: str | None = Field(description="Why gain or recovery is null.")
+    per_class: list[ClassGain]
+
+
+class CheckpointFile(Out):
+    format: str
+    bytes: int
+    sha256: str
+    url: str
+
+
+class CheckpointOut(Out):
+    name: str
+    step: int
+    epoch: int
+    ap: float | None
+    attempt: int
+    created_at: datetime
+    files: list[CheckpointFile]
+
+
+class ArtifactOut(Out):
+    kind: str
+    name: str
+    bytes: int
+    sha256: str
+    url: str
+
+
+class Items(Out, Generic[Row]):
+    """A short list, whole."""
+
+    data: Sequence[Row]
+
+
+class DatasetIn(BaseModel):
+    """Register a folder that the server (and its workers) can read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$", description="Unique; what jobs call the dataset.")
+    root: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="Folder with train.json, train/, val.json, val/, or COCO's own layout; under an allowed root.",
+    )
+
+
+class Dataset(Out):
+    id: str
+    name: str
+    root: str
+    state: str
+    classes: list[str]
+    splits: dict[str, SplitFacts]
+    created_at: datetime
+
+
+class DetectorOut(Out):
+    name: str
+    family: str
+    version: str
+    size: str
+    backbone: str
+    strides: list[int]
+    channels: int = Field(description="Of every pyramid level.")
+    anchors_per_location: int
+    tower_convs: int
+    parameters: int = Field(description="With the 91 outputs of COCO.")
+    coco_map: float | None = Field(description="Box mAP (percent) of the COCO_V1 weights, as torchvision publishes it.")
+    weights: list[str] = Field(description="Weights of the whole detector.")
+    has_imagenet: bool = Field(description="Whether `imagenet` weights exist for the backbone.")
+
+
+class MethodOut(Out):
+    name: str
+    title: str
+    source: str
+    needs: list[str] = Field(description="What must agree between student and teacher.")
+    published: str = Field(description="A figure published elsewhere; empty where there is none.")
+
+
+class Worker(Out):
+    id: str
+    hostname: str
+    pid: int
+    queues: list[str]
+    device: dict[str, Any]
+    state: str
+    alive: bool = Field(description="Whether its heartbeat is recent, by the database's clock.")
+    current_job: str | None
+    started_at: datetime
+    heartbeat_at: datetime
+
+
+class Health(Out):
+    status: Literal["ok"]
+    version: str
+
+
+class Dependency(Out):
+    name: Literal["database", "migrations", "broker"]
+    ok: bool
+    detail: str
+
+
+class Readiness(Out):
+    ready: bool
+    dependencies: list[Dependency]

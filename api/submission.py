@@ -1,0 +1,166 @@
+"""From a spec to a queued job: what it names is looked up, the preflight runs, and only then is it stored."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sqlalchemy.orm import Session
+
+from api.deps import Parts
+from api.problems import ProblemError
+from api.schemas import DryRun, FieldProblem, Job, SpecProblem
+from api.views import job_full
+from store import datasets, jobs
+from store.errors import NotFound, OutsideRoots, TeacherNotReady
+from store.models import Dataset
+from tid_core.facts import DatasetFacts
+from tid_core.preflight import TeacherFacts, check
+from tid_core.spec import FileWeights, JobSpec, JobWeights
+
+# Problems with the state of other things, not with the payload: 409.
+_STATE_CODES = frozenset({"job_not_found", "teacher_not_ready"})
+_MAX_NAMES = 20
+_Part = Literal["teacher", "student"]
+
+
+class Submitted(NamedTuple):
+    job: Job
+    replayed: bool
+
+
+@dataclass
+class _Review:
+    """A spec with what was found out about it."""
+
+    spec: JobSpec
+    dataset: Dataset | None = None
+    teacher: TeacherFacts | None = None
+    problems: list[SpecProblem] = field(default_factory=list)
+
+    def refuse(self, code: str, pointer: str, detail: str, expected: str) -> None:
+        self.problems.append(SpecProblem(code=code, field=pointer, detail=detail, expected=expected, severity="error"))
+
+    @property
+    def errors(self) -> list[SpecProblem]:
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+
+def dry_run(spec: JobSpec, parts: Parts) -> DryRun:
+    with parts.database.read() as session:
+        review = _review(spec, parts, session=session)
+    return DryRun(ok=not review.errors, problems=review.problems, spec=review.spec.model_dump(mode="json"))
+
+
+def submit(spec: JobSpec, parts: Parts, *, idempotency_key: str | None) -> Submitted:
+    """Store the job in one transaction; after the commit, ring for it (and its twin).
+
+    Raises:
+        ProblemError: 422 with every problem of the spec; 409 where only the state of other things is in the way.
+        IdempotencyConflict: the key was used with another request.
+    """
+    digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    with parts.database.write() as session:
+        if idempotency_key and (known := jobs.by_key(idempotency_key, digest, session=session)):
+            return Submitted(job_full(known), replayed=True)
+        review = _review(spec, parts, session=session)
+        if review.errors or review.dataset is None:
+            raise _refusal(review)
+        warnings = [{"code": p.code, "field": p.field, "detail": p.detail} for p in review.problems]
+        created = jobs.create(
+            review.spec,
+            dataset_id=review.dataset.id,
+            session=session,
+            idempotency_key=idempotency_key,
+            request_hash=digest,
+            warnings=warnings,
+        )
+        session.refresh(created.job)
+        job = job_full(created.job)
+    if not created.replayed:
+        for job_id in filter(None, (job.id, job.baseline_job_id)):
+            parts.doorbell.ring(job_id, job.queue)
+    return Submitted(job, created.replayed)
+
+
+def _refusal(review: _Review) -> ProblemError:
+    errors = [FieldProblem.model_validate(problem.model_dump()) for problem in review.errors]
+    if all(problem.code in _STATE_CODES for problem in errors):
+        return ProblemError(409, errors[0].code, errors[0].detail, errors=errors)
+    code = errors[0].code if len(errors) == 1 else "spec_invalid"
+    count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
+    return ProblemError(422, code, f"the job has {count}: {errors[0].detail}", errors=errors)
+
+
+def _review(spec: JobSpec, parts: Parts, *, session: Session) -> _Review:
+    review = _Review(spec)
+    review.dataset = _find_dataset(review, session=session)
+    _check_weights(review, "teacher", parts, session=session)
+    _check_weights(review, "student", parts, session=session)
+    if spec.teacher is not None and isinstance(spec.teacher.weights, JobWeights):
+        review.teacher = _teacher_facts(spec.teacher.weights, review.dataset, session=session)
+    facts = DatasetFacts.model_validate(review.dataset.facts) if review.dataset else None
+    found = check(review.spec, dataset=facts, teacher=review.teacher)
+    review.problems += [SpecProblem.model_validate(problem) for problem in found]
+    review.problems.sort(key=lambda problem: problem.severity)
+    return review
+
+
+def _find_dataset(review: _Review, *, session: Session) -> Dataset | None:
+    try:
+        return datasets.get(review.spec.dataset, session=session)
+    except NotFound as error:
+        names = [row.name for row in datasets.page(session=session, limit=_MAX_NAMES)]
+        expected = (
+            f"one of: {', '.join(names)}" if names else "a dataset registered with POST /datasets; there is none yet"
+        )
+        review.refuse("dataset_unknown", "/dataset", str(error), expected)
+        return None
+
+
+def _check_weights(review: _Review, part: _Part, parts: Parts, *, session: Session) -> None:
+    """Weights that are a job's must exist now; a file must lie under an allowed root."""
+    owner = getattr(review.spec, part)
+    weights = owner.weights if owner is not None else None
+    if isinstance(weights, JobWeights):
+        try:
+            jobs.teacher_checkpoint(weights.job, weights.checkpoint, session=session)
+        except NotFound as error:
+            review.refuse("job_not_found", f"/{part}/weights/job", str(error), "the id of a job that succeeded")
+        except TeacherNotReady as error:
+            review.refuse("teacher_not_ready", f"/{part}/weights", str(error), "a checkpoint of a job that succeeded")
+    elif isinstance(weights, FileWeights):
+        _check_file(review, part, weights, parts.settings.data_roots)
+
+
+def _check_file(review: _Review, part: _Part, weights: FileWeights, roots: tuple[Path, ...]) -> None:
+    pointer = f"/{part}/weights/file"
+    try:
+        real = datasets.allowed_path(weights.file, roots)
+    except OutsideRoots as error:
+        review.refuse("outside_roots", pointer, str(error), "a file under an allowed root")
+        return
+    if not real.is_file():
+        review.refuse("file_not_found", pointer, f"there is no file {weights.file}", "a checkpoint file")
+        return
+    # Stored as the real, absolute path: the worker has another working directory.
+    owner = getattr(review.spec, part)
+    owner = owner.model_copy(update={"weights": weights.model_copy(update={"file": real})})
+    review.spec = review.spec.model_copy(update={part: owner})
+
+
+def _teacher_facts(weights: JobWeights, dataset: Dataset | None, *, session: Session) -> TeacherFacts | None:
+    """What the teacher's job knows; None where there is no such job (told elsewhere)."""
+    try:
+        job = jobs.get(weights.job, session=session)
+        checkpoint = jobs.teacher_checkpoint(weights.job, weights.checkpoint, session=session)
+    except (NotFound, TeacherNotReady):
+        return None
+    taught = session.get_one(Dataset, job.dataset_id)
+    same_split = dataset is not None and dataset.id == taught.id
+    return TeacherFacts(
+        detector=job.spec["student"]["detector"],
+        classes=taught.classes,
+        ap=checkpoint.ap if same_split else None,
+        student_ap=None,
+    )

@@ -1,0 +1,46 @@
+"""Rows of the store as answers of the API."""
+
+from typing import Any
+
+from api.schemas import Job, JobSummary, JobWarning, Progress
+from store import models
+
+
+def job_summary(row: models.Job) -> JobSummary:
+    return JobSummary.model_validate(_summary(row))
+
+
+def job_full(row: models.Job) -> Job:
+    return Job.model_validate({**_summary(row), "warnings": job_warnings(row), "spec": row.spec})
+
+
+def job_warnings(row: models.Job) -> list[JobWarning]:
+    return [JobWarning(code=w["code"], field=w.get("field"), detail=w["detail"]) for w in row.warnings]
+
+
+def progress_of(row: models.Job) -> Progress:
+    told = row.progress or {}
+    return Progress(
+        phase=told.get("phase"),
+        step=row.step,
+        total_steps=row.total_steps,
+        epoch=row.epoch,
+        epochs=row.epochs,
+        done=told.get("done"),
+        total=told.get("total"),
+        images_per_second=told.get("images_per_second"),
+        eta_seconds=row.eta_seconds,
+    )
+
+
+def _summary(row: models.Job) -> dict[str, Any]:
+    same = {name: getattr(row, name) for name in JobSummary.model_fields if hasattr(row, name)}
+    spec = row.spec
+    return {
+        **same,
+        "state": row.state.value,
+        "student_detector": spec["student"]["detector"],
+        "teacher_detector": (spec["teacher"] or {}).get("detector"),
+        "dataset": spec["dataset"],
+        "progress": progress_of(row),
+    }
