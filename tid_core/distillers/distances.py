@@ -21,13 +21,13 @@ DEAD_CHANNEL = 1e-6
 
 def feature_distances(
     student: list[Tensor], teacher: list[Tensor], valid: list[Tensor], distance: Distance
-) -> list[Tensor]:
-    """Mean over the channels of the distance, per level (N, H, W). No gradient reaches the teacher.
+) -> tuple[list[Tensor], Tensor]:
+    """Mean over the channels of the distance, per level (N, H, W), and a factor for each level, (V,).
 
     `normalised_mse` divides the squared error by the variance of the teacher's level over its valid points and all
-    channels, so that its size does not depend on the teacher's scale; a constant level gives zero.
-    `standardised_mse` compares features whose channels have mean 0 and variance 1 over the valid points of the level.
-    Both statistics are of the batch, over all ranks.
+    channels, so that its size does not depend on the teacher's scale; a constant level gives zero. This is the factor,
+    1 for the other distances. `standardised_mse` compares features whose channels have mean 0 and variance 1 over the
+    valid points of the level. Both statistics are of the batch, over all ranks. No gradient reaches the teacher.
 
     Args:
         student, teacher: per level (N, C, H, W).
@@ -40,10 +40,9 @@ def feature_distances(
         teacher = [_standardise(t_NCHW, v_NHW) for t_NCHW, v_NHW in zip(teacher, valid, strict=True)]
     error = {"l1": l1_loss, "smooth_l1": smooth_l1_loss}.get(distance, mse_loss)
     errors = [error(s, t, reduction="none").mean(dim=1) for s, t in zip(student, teacher, strict=True)]
-    if distance != "normalised_mse":
-        return errors
-    scale_V = _inverse_variance(teacher, valid)
-    return [error_NHW * scale for error_NHW, scale in zip(errors, scale_V.unbind(), strict=True)]
+    if distance == "normalised_mse":
+        return errors, _inverse_variance(teacher, valid)
+    return errors, errors[0].new_ones(len(errors))
 
 
 def _inverse_variance(features: list[Tensor], valid: list[Tensor]) -> Tensor:

@@ -26,11 +26,11 @@ class FitnetDistiller(Distiller):
         check_outputs(student, teacher, classes=False)
         adapted = self.adapt(student.features)
         with torch.autocast(student.features[0].device.type, enabled=False):
-            distances = feature_distances(adapted, teacher.features, student.valid, self.fitnet.distance)
+            distances, scale_V = feature_distances(adapted, teacher.features, student.valid, self.fitnet.distance)
             pairs = list(zip(distances, student.valid, strict=True))
             sums_V = torch.stack([(d_NHW * v_NHW).sum() for d_NHW, v_NHW in pairs])
             counts_V = sum_over_ranks(torch.stack([v_NHW.sum() for _, v_NHW in pairs]))
-            parts_V = self.fitnet.weight * sums_V * num_ranks() / counts_V.clamp(min=1)
+            parts_V = self.fitnet.weight * sums_V * scale_V * num_ranks() / counts_V.clamp(min=1)
             names = [f"distill/features/{level}" for level in level_names(student.strides)]
             metrics = dict(zip(names, parts_V.detach().unbind(), strict=True))
             return DistillResult({"distill/features": parts_V.sum()}, metrics)

@@ -56,9 +56,9 @@ class TidDistiller(Distiller):
         adapted = self.adapt(student.features)
         with torch.autocast(student.features[0].device.type, enabled=False):
             areas = self.areas(student, teacher, targets)
-            distances = feature_distances(adapted, teacher.features, student.valid, self.tid.distance)
+            distances, scale_V = feature_distances(adapted, teacher.features, student.valid, self.tid.distance)
             distance_NP = torch.cat([d_NHW.flatten(1) for d_NHW in distances], dim=1)
-            sums_RV = _sum_levels(areas, areas.regions_RNP * distance_NP)
+            sums_RV = _sum_levels(areas, areas.regions_RNP * distance_NP) * scale_V
             counts_RV = sum_over_ranks(_sum_levels(areas, areas.regions_RNP.float()))
             terms_R = self.weights_R * (sums_RV * self._scale(counts_RV, teacher.features[0])).sum(dim=1)
             terms = {f"distill/{region}": term for region, term in zip(REGIONS, terms_R.unbind(), strict=True)}
