@@ -67,11 +67,11 @@ def build_detector(
     info = detector_info(name)
     if classes is not None and len(classes) != num_classes:
         raise ValueError(f"{len(classes)} class names for {num_classes} outputs")
+    if norm == "group" and isinstance(weights, str):
+        raise ValueError(f"norm: group does not fit the weights {weights!r}, which have batch normalisation")
     state = _state(info, weights)
     if norm == "auto":
         norm = _auto_norm(info, weights, state)
-    elif norm == "group" and isinstance(weights, str):
-        raise ValueError(f"norm: group does not fit the weights {weights!r}, which have batch normalisation")
     detector = _random(info, norm, num_classes, data or DataSpec(), evaluation or EvaluationSpec())
     _load(detector, state, weights, classes, weights_classes)
     freeze_stages(detector.model.backbone, info.trunk, _trainable_layers(info, weights, trainable_layers))

@@ -1,5 +1,6 @@
 """The few lines that load an exported student with torchvision alone."""
 
+import re
 from typing import Any
 
 from tid_core.catalogue import DetectorInfo
@@ -19,27 +20,32 @@ def torchvision_snippet(info: DetectorInfo, *, norm: Norm, num_classes: int, opt
         options: keyword arguments of torchvision's RetinaNet or FCOS.
     """
     name = "RetinaNet" if info.family == "retinanet" else "FCOS"
-    lines = [*_imports(info, norm), "", *_backbone(info, norm), *_head(info, num_classes), f"model = {name}("]
+    lines = [*_backbone(info, norm), *_head(info, num_classes), f"model = {name}("]
     lines += [f"    backbone, {num_classes}, anchor_generator=anchors, head=head,"]
     lines += [f"    {key}={value!r}," for key, value in options.items()]
     lines += [")", f'model.load_state_dict(torch.load("{file}", weights_only=True))', "model.eval()"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*_imports(" ".join(lines)), "", *lines]) + "\n"
 
 
-def _imports(info: DetectorInfo, norm: Norm) -> list[str]:
-    name = "RetinaNet" if info.family == "retinanet" else "FCOS"
-    return [
-        "from functools import partial",
-        *(["from math import gcd"] if norm == "group" else []),
-        "import torch",
-        "from torch import nn",
-        "from torchvision.models import get_model",
-        f"from torchvision.models.detection.{name.lower()} import {name}, {name}Head",
-        "from torchvision.models.detection.anchor_utils import AnchorGenerator",
-        "from torchvision.models.detection.backbone_utils import BackboneWithFPN",
-        "from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d",
-        "from torchvision.ops.feature_pyramid_network import LastLevelP6P7",
-    ]
+_IMPORTS = {
+    "functools": ("partial",),
+    "math": ("gcd",),
+    "torch": ("nn",),
+    "torchvision.models": ("get_model",),
+    "torchvision.models.detection.anchor_utils": ("AnchorGenerator",),
+    "torchvision.models.detection.backbone_utils": ("BackboneWithFPN",),
+    "torchvision.models.detection.fcos": ("FCOS", "FCOSHead"),
+    "torchvision.models.detection.retinanet": ("RetinaNet", "RetinaNetHead"),
+    "torchvision.ops": ("Conv2dNormActivation", "FrozenBatchNorm2d"),
+    "torchvision.ops.feature_pyramid_network": ("LastLevelP6P7",),
+}
+
+
+def _imports(body: str) -> list[str]:
+    """Imports of just the names that `body` uses."""
+    words = set(re.findall(r"\w+", body))
+    used = {module: [name for name in names if name in words] for module, names in _IMPORTS.items()}
+    return ["import torch", *(f"from {module} import {', '.join(names)}" for module, names in used.items() if names)]
 
 
 def _backbone(info: DetectorInfo, norm: Norm) -> list[str]:

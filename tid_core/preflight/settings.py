@@ -15,6 +15,7 @@ def check_settings(spec: JobSpec) -> Iterator[Problem]:
             field="/data/max_size",
             detail=f"max_size {spec.data.max_size} is below min_size {short}, which then does nothing",
             expected=f"at least {short}",
+            severity="warning",
         )
     if spec.method != "none" and spec.loss.distill == 0:
         yield Problem(
