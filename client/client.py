@@ -85,9 +85,17 @@ class Client:
         response = self._transport.request("POST", "/jobs", params={"dry_run": "true"}, json=_as_json(spec))
         return schemas.DryRun.model_validate_json(response.content)
 
-    def jobs(self, *, state: str | None = None, limit: int | None = None) -> Iterator[schemas.JobSummary]:
-        """Jobs, newest first, page after page; `limit` ends the list."""
-        yield from self._pages("/jobs", schemas.JobSummary, {"state": state}, limit)
+    def jobs(
+        self,
+        *,
+        state: str | list[str] | None = None,
+        method: str | list[str] | None = None,
+        search: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[schemas.JobSummary]:
+        """Jobs, newest first, page after page; `search` is part of a name, `limit` ends the list."""
+        wanted = {"state": state, "method": method, "search": search}
+        yield from self._pages("/jobs", schemas.JobSummary, wanted, limit)
 
     def job(self, job_id: str) -> schemas.Job:
         return self._get(f"/jobs/{job_id}", schemas.Job)

@@ -18,6 +18,6 @@ def write(folder: Path, *, images: int, seed: int) -> None:
     except ImportError as error:
         raise ClientError(f"the demo data needs {error.name}: install `tid-service[embedded]`") from error
     except FileExistsError as error:
-        raise ClientError(f"{error}; choose another folder, or remove it") from error
+        raise ClientError(str(error)) from error
     except OSError as error:
         raise ClientError(f"cannot write the demo data to {folder}: {error.strerror or error}") from error

@@ -67,7 +67,8 @@ def curves_of(client: Client, name: str, job_id: str) -> pictures.Curves:
 
 def is_term(name: str) -> bool:
     """A part of the loss, rather than a sum of parts or a count."""
-    return name.startswith("loss/") and name not in ("loss/total", "loss/task")
+    part_of_task = name.startswith("loss/") and name not in ("loss/total", "loss/task", "loss/distill")
+    return part_of_task or (name.startswith("distill/") and name.count("/") == 1)
 
 
 def _draw_detections(client: Client, folder: Path, jobs: dict[str, str], report: Report) -> None:
@@ -93,7 +94,7 @@ def _detections(client: Client, job_id: str, folder: Path) -> list[dict[str, Any
 def _read_results(client: Client, kept: ArtifactOut, path: Path) -> list[dict[str, Any]]:
     try:
         client.fetch(kept, path)
-        results: list[dict[str, Any]] = json.loads(path.read_text())
+        results: list[dict[str, Any]] = json.loads(path.read_text())["results"]
         return results
     finally:
         path.unlink(missing_ok=True)

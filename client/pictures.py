@@ -47,7 +47,7 @@ class Curves:
 
 
 def draw_curves(runs: Sequence[Curves], path: Path, *, title: str, note: str = "") -> Path:
-    """mAP over epochs on the left, one small panel per loss term on the right; every axis of values starts at zero."""
+    """mAP in percent over epochs, then one small panel per loss term; every axis of values starts at zero."""
     figure = _figure(13.2, 6.2)
     terms = _terms(runs)
     columns = max(1, (len(terms) + 1) // 2)
@@ -134,19 +134,20 @@ def _epochs(runs: Sequence[Curves]) -> float:
 
 def _draw_ap(axes: Axes, runs: Sequence[Curves]) -> None:
     _plain_axes(axes)
-    ends = [(run, *run.ap[-1]) for run in runs if run.ap]
-    top = max((value for run in runs for _, value in run.ap), default=0.0)
-    axes.set_ylim(0, max(0.05, min(1.0, top * 1.12)))
+    ends = [(run, run.ap[-1][0], 100 * run.ap[-1][1]) for run in runs if run.ap]
+    top = max((100 * value for run in runs for _, value in run.ap), default=0.0)
+    axes.set_ylim(0, max(5.0, min(100.0, top * 1.12)))
     axes.set_xlim(0, _epochs(runs) * 1.02)
     for run in runs:
         if run.ap:
             look = _look(run.name, runs)
             x, y = zip(*run.ap, strict=True)
-            axes.plot(x, y, color=look.colour, linestyle=look.dashes, linewidth=2.2, marker="o", markersize=3.6)
-    _label_ends(axes, [(epoch, value, f" {run.name} {value:.3f}", _look(run.name, runs)) for run, epoch, value in ends])
+            percent = [100 * value for value in y]
+            axes.plot(x, percent, color=look.colour, linestyle=look.dashes, linewidth=2.2, marker="o", markersize=3.6)
+    _label_ends(axes, [(epoch, value, f" {run.name} {value:.1f}", _look(run.name, runs)) for run, epoch, value in ends])
     axes.set_title("mAP on the validation images", loc="left", fontsize=11, color=INK, fontweight="bold")
     axes.set_xlabel("epoch", fontsize=9, color="#55606a")
-    axes.set_ylabel("AP at IoU .50:.95", fontsize=9, color="#55606a")
+    axes.set_ylabel("AP at IoU .50:.95, percent", fontsize=9, color="#55606a")
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, float, str, Look]]) -> None:

@@ -77,8 +77,8 @@ def overlap(one: Box, other: Box) -> float:
 
 def evenly(count: int, wanted: int) -> list[int]:
     """`wanted` indices spread over range(count): a choice that does not look at the results."""
-    wanted = min(count, wanted)
-    return [index * count // wanted for index in range(wanted)]
+    shown = min(count, wanted)
+    return [index * count // shown for index in range(shown)]
 
 
 def _area(box: Box) -> float:

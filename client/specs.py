@@ -66,4 +66,4 @@ def preflight(spec: JobSpec) -> list[tuple[str, str]]:
         except DatasetError as error:
             found.append(("error", f"/dataset: {error}"))
     problems = check(spec, dataset=facts, teacher=None)
-    return found + [(one.severity, describe_error(vars(one))) for one in problems]
+    return found + [(one.severity, describe_error(one.model_dump())) for one in problems]

@@ -28,7 +28,10 @@ def metrics(
     since_step: Annotated[int | None, typer.Option(min=0, help="Leave out earlier points.")] = None,
     url: Url = None,
 ) -> None:
-    """The job's series: last value, range and a small curve of each, or every point as CSV."""
+    """Show a job's metrics, or print them as CSV.
+
+    For each series the last value, the range and a small curve; only those named, if any are.
+    """
     with connect(url) as client:
         found = client.find(job)
         if csv:
@@ -65,7 +68,10 @@ def download(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     url: Url = None,
 ) -> None:
-    """Download a student: continues a broken download and verifies the sha256."""
+    """Download a student.
+
+    A broken download is continued, and the sha256 is verified.
+    """
     from client.errors import ClientError
 
     with connect(url) as client:

@@ -34,7 +34,8 @@ def register(app: typer.Typer) -> None:
 
 
 def list_jobs(
-    state: Annotated[str | None, typer.Option(help="Only jobs in this state, e.g. running.")] = None,
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state, e.g. running.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only jobs with this in their name.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, newest first.")] = 20,
     url: Url = None,
 ) -> None:
@@ -42,7 +43,7 @@ def list_jobs(
     columns = ("id", "name", "state", "method", "student", "epoch", "AP", "ETA", "created")
     table = plain_table(*columns, right=("epoch", "AP", "ETA"))
     with connect(url) as client:
-        rows = list(client.jobs(state=state, limit=limit))
+        rows = list(client.jobs(state=state, search=search, limit=limit))
     for job in rows:
         epoch = f"{job.progress.epoch}/{job.progress.epochs or '-'}"
         eta = span(job.progress.eta_seconds) if job.state == "running" else "-"
@@ -59,7 +60,7 @@ def show(
     spec: Annotated[bool, typer.Option("--spec", help="Print the spec as YAML, every default filled in.")] = False,
     url: Url = None,
 ) -> None:
-    """Show one job: its state, progress, attempts and files."""
+    """Show one job: state, attempts, files."""
     with connect(url) as client:
         found = client.job(client.find(job).id)
         if spec:
@@ -106,7 +107,10 @@ def _print_facts(job: Job) -> None:
 
 
 def cancel(job: JobName, url: Url = None) -> None:
-    """Stop a job for good; what it has learned so far stays downloadable."""
+    """Stop a job, and its baseline.
+
+    What it has learned so far can still be downloaded.
+    """
     with connect(url) as client:
         found = client.cancel(client.find(job).id)
     say(f"{found.id}  {found.name}  {found.state}")
@@ -117,7 +121,7 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="The report as the API gives it.")] = False,
     url: Url = None,
 ) -> None:
-    """Compare the student with its baseline and its teacher."""
+    """Compare student, baseline and teacher."""
     with connect(url) as client:
         found = client.report(client.find(job).id)
     if json:

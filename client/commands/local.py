@@ -28,7 +28,10 @@ def up(
         list[Path] | None, typer.Option(help="A folder that datasets may lie under; may be given several times.")
     ] = None,
 ) -> None:
-    """Start the whole service on this machine; Ctrl-C stops it, and jobs go on next time."""
+    """Start the whole service on this machine.
+
+    Ctrl-C stops it; jobs that were running go on the next time.
+    """
     from client.embedded import Embedded
 
     environment = {"TID_DATA_ROOTS": _roots(data)} if data else {}
@@ -54,7 +57,11 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="One minute: does it all work? AP means nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the results of an earlier demo.")] = False,
 ) -> None:
-    """From nothing to a distilled detector in ten minutes: data, teacher, student, baseline, comparison."""
+    """Go from nothing to a distilled detector.
+
+    Starts the service, writes a dataset of handwritten digits, trains a teacher, a student taught by it and the same
+    student alone, and compares them. Ten minutes on two cores.
+    """
     from client.demo import run_demo
 
     raise typer.Exit(run_demo(out, seeds=seeds, images=images, quick=quick, force=force))
@@ -65,7 +72,10 @@ def demo_data(
     images: Annotated[int, typer.Option(min=1, help="Training images; validation gets 3 for every 10 of them.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same files.")] = 0,
 ) -> None:
-    """Write the demo dataset alone: scenes of handwritten digits."""
+    """Write the dataset of the demo alone.
+
+    Scenes of handwritten digits on photographs, as COCO JSON and PNG.
+    """
     from client.demo_data import write
 
     write(folder, images=images, seed=seed)
@@ -77,7 +87,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Where checkpoints, maps and detections go.")],
     dataset: Annotated[Path | None, typer.Option(help="The dataset's folder, instead of the spec's `dataset`.")] = None,
 ) -> None:
-    """Train here and now, without the service; run it again to go on where it was interrupted."""
+    """Train here and now, without the service.
+
+    Run it again to go on where it was interrupted.
+    """
     if not spec.is_file():
         complain(f"there is no file {spec}")
         raise typer.Exit(1)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from client.console import FAILED, Url, complain, connect, escaped, out, say
-
-if TYPE_CHECKING:
-    from api.schemas import DryRun
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="The job, as YAML or JSON.")]
 
@@ -25,40 +22,45 @@ def check(
     url: Url = None,
     local: Annotated[bool, typer.Option("--local", help="Without a server, even if one is up.")] = False,
 ) -> None:
-    """Say whether a job would be accepted: by the server if one answers, else here."""
-    from client.errors import describe_error
+    """Say whether a job would be accepted.
+
+    The server is asked if one answers; without one, the spec, the pair and a dataset that is a folder here are checked.
+    """
     from client.specs import parse, preflight, read_document
 
     document = read_document(spec)
-    answer = None if local else _ask(document, url)
-    if answer is not None:
-        found = [(str(one.severity), describe_error(one.model_dump())) for one in answer.problems]
-        judge = "the server would refuse it" if not answer.ok else "the server would accept it"
-    else:
+    found = None if local else _ask(document, url)
+    judge = "by the server"
+    if found is None:
         found = preflight(parse(spec, document))
-        judge = "checked here, without a server: no dataset name and no teacher job was looked up"
+        judge = "here, without a server: no dataset name and no teacher job was looked up"
     errors = [text for severity, text in found if severity == "error"]
     for text in (text for severity, text in found if severity != "error"):
         out().print(f"[yellow]warning:[/] {escaped(text)}", soft_wrap=True)
     if errors:
         lines = "\n".join(f"  - {text}" for text in errors)
-        complain(f"{spec} does not fit: {len(errors)} problem{'s' if len(errors) > 1 else ''} ({judge})\n{lines}")
+        complain(f"{spec} has {len(errors)} problem{'s' if len(errors) > 1 else ''} (checked {judge})\n{lines}")
         raise typer.Exit(FAILED)
-    say(f"{spec} is fine ({judge})")
+    say(f"{spec} is fine (checked {judge})")
 
 
-def _ask(document: dict[str, Any], url: str | None) -> DryRun | None:
-    """The server's opinion; None if there is no server and none was named."""
+def _ask(document: dict[str, Any], url: str | None) -> list[tuple[str, str]] | None:
+    """What the server finds, as (severity, text); None if there is no server and none was named."""
     from client.client import Client
-    from client.errors import ServerUnreachable
+    from client.errors import ApiError, ServerUnreachable, describe_error
 
     with Client(url, retries=2 if url else 0) as client:
         try:
-            return client.dry_run(document)
+            problems = client.dry_run(document).problems
         except ServerUnreachable:
             if url is not None:
                 raise
             return None
+        except ApiError as error:
+            if not error.errors:
+                raise
+            return [("error", describe_error(one)) for one in error.errors]
+    return [(one.severity, describe_error(one.model_dump())) for one in problems]
 
 
 def submit(
@@ -67,7 +69,7 @@ def submit(
     name: Annotated[str | None, typer.Option(help="Another name than the spec's.")] = None,
     url: Url = None,
 ) -> None:
-    """POST a job."""
+    """Hand in a job."""
     from client.specs import read_document
 
     document = read_document(spec)

@@ -21,7 +21,10 @@ def register(app: typer.Typer) -> None:
 
 
 def watch(job: JobName, url: Url = None) -> None:
-    """Show a job's bars and last metrics until it ends; leaving with Ctrl-C does not stop it."""
+    """Show a job at work until it ends.
+
+    Leaving with Ctrl-C does not stop the job.
+    """
     from client.watching import follow
 
     with connect(url) as client:
@@ -34,7 +37,7 @@ def logs(
     attempt: Annotated[int | None, typer.Option(min=1, help="Only this attempt.")] = None,
     url: Url = None,
 ) -> None:
-    """Print what the job's training said."""
+    """Print what a job's training said."""
     with connect(url) as client:
         job_id = client.find(job).id
         offset = _print_logs(client, job_id, 0, attempt)

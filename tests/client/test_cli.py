@@ -1,0 +1,187 @@
+"""The command line as people meet it: what it prints, how it ends."""
+
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from client.cli import main
+from client.machine import free_port
+from store import claims, metrics
+from store.metrics import Point
+from store.states import Outcome
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def tid(server, monkeypatch, capsys) -> Callable[..., Ran]:
+    """Run the command against the server."""
+    monkeypatch.setenv("TID_URL", server.url)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["tid", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def spec_file(spec, tmp_path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({**spec, "name": f"cli-{secrets.token_hex(4)}"}))
+    return path
+
+
+def finished_job(client, spec, database, *, outcome: Outcome, **how: str) -> str:
+    job_id = client.submit(spec).id
+    with database.write() as session:
+        claim = claims.claim(job_id, "tester", lease_seconds=600, session=session)
+        claims.mark_started(claim, resumed_from_step=0, total_steps=20, epochs=2, session=session)
+        points = [
+            Point(name, step, step // 10, 0.1 * step) for step in range(1, 21) for name in ("loss/total", "val/AP")
+        ]
+        metrics.record(claim, points, session=session)
+        claims.finish(claim, outcome, session=session, **how)
+    return job_id
+
+
+def test_help_is_quick_to_import() -> None:
+    slow = "{'httpx', 'torch', 'pydantic', 'matplotlib', 'fastapi', 'sqlalchemy', 'rich.console'}"
+    code = f"import sys, client.cli; print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_whole_life_of_a_job_on_the_command_line(tid, spec_file, tmp_path) -> None:
+    assert "is fine (checked by the server)" in tid("check", spec_file).out
+    submitted = tid("submit", spec_file)
+    job_id = submitted.out.split()[0]
+    name = yaml.safe_load(spec_file.read_text())["name"]
+    listed = next(line for line in tid("jobs", "--state", "queued").out.splitlines() if job_id in line)
+    assert name in listed
+    shown = tid("show", job_id[:9])
+    assert shown.code == 0
+    assert name in shown.out
+    again = tmp_path / "resolved.yaml"
+    again.write_text(tid("show", name, "--spec").out)
+    assert tid("check", again).code == 0, "what `show --spec` prints is a spec again"
+    assert "cancelled" in tid("cancel", name).out
+    watched = tid("watch", job_id)
+    assert watched.code == 1
+    assert "cancelled" in watched.err
+
+
+def test_metrics_as_table_and_as_csv(tid, client, spec, database) -> None:
+    job_id = finished_job(client, spec, database, outcome=Outcome.SUCCEEDED)
+    table = tid("metrics", job_id).out
+    assert "loss/total" in table
+    assert "▁" in table
+    assert "█" in table
+    csv = tid("metrics", job_id, "loss/total", "--csv").out.splitlines()
+    assert len(csv) == 21
+    assert not any("val/AP" in line for line in csv)
+
+
+def test_watch_ends_with_what_to_do_next(tid, client, spec, database) -> None:
+    job_id = finished_job(client, spec, database, outcome=Outcome.SUCCEEDED)
+    watched = tid("watch", job_id)
+    assert watched.code == 0
+    assert f"tid download {job_id}" in watched.out
+    assert "\x1b" not in watched.out, "plain lines where there is no terminal"
+
+
+def test_a_failed_job_says_why(tid, client, spec, database) -> None:
+    why = {"reason": "non_finite_loss", "detail": "loss/bbox_regression is nan at step 17"}
+    job_id = finished_job(client, spec, database, outcome=Outcome.FAILED, **why)
+    watched = tid("watch", job_id)
+    assert watched.code == 1
+    assert "non_finite_loss" in watched.err
+    assert "step 17" in watched.err
+    assert "non_finite_loss" in tid("show", job_id).out
+
+
+@pytest.mark.parametrize("where", ["here", "server"])
+def test_check_lists_every_problem(tid, spec_file, where: str) -> None:
+    wrong = {**yaml.safe_load(spec_file.read_text()), "method": "none", "training": {"epochs": 0}, "datset": "digits"}
+    spec_file.write_text(yaml.safe_dump(wrong))
+    checked = tid("check", spec_file, *(["--local"] if where == "here" else []))
+    assert checked.code == 1
+    assert "/training/epochs" in checked.err
+    assert "/datset" in checked.err
+    assert "Traceback" not in checked.err
+
+
+def test_check_without_a_server_looks_at_the_pair(tid, spec_file, server) -> None:
+    document = yaml.safe_load(spec_file.read_text())
+    document["dataset"] = str(server.data)
+    document["student"]["detector"] = "fcos_conv6_tiny"
+    spec_file.write_text(yaml.safe_dump(document))
+    checked = tid("check", spec_file, "--local")
+    assert checked.code == 1
+    assert "/student/detector" in checked.err
+    assert "fcos_conv5_tiny" in checked.err, "what would be right is said too"
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1\n- 2\n", None])
+def test_a_file_that_is_no_spec(tid, tmp_path, content: str | None) -> None:
+    path = tmp_path / "job.yaml"
+    if content is not None:
+        path.write_text(content)
+    checked = tid("submit", path)
+    assert checked.code == 1
+    assert str(path) in checked.err
+    assert "Traceback" not in checked.err
+
+
+def test_no_server_is_one_line_and_an_exit_code_of_its_own(tid) -> None:
+    ran = tid("--url", f"http://127.0.0.1:{free_port('127.0.0.1', 0)}", "jobs")
+    assert ran.code == 3
+    assert len(ran.err.strip().splitlines()) == 1
+    assert "tid up" in ran.err
+
+
+def test_a_job_that_is_not_there(tid) -> None:
+    ran = tid("show", "no-such-job")
+    assert ran.code == 1
+    assert "no-such-job" in ran.err
+    assert tid("show").code == 2
+
+
+def test_datasets(tid, server) -> None:
+    listed = tid("datasets", "list").out
+    assert "digits" in listed
+    refused = tid("datasets", "add", "outside", "/etc")
+    assert refused.code == 1
+    assert "/etc" in refused.err
+
+
+def test_download_refuses_to_replace_a_file(tid, client, spec, tmp_path) -> None:
+    job_id = client.submit(spec).id
+    target = tmp_path / "student.safetensors"
+    target.write_bytes(b"mine")
+    assert tid("download", job_id, "--out", target).code == 1
+    assert target.read_bytes() == b"mine"
+
+
+def test_demo_data_is_the_same_for_the_same_seed(tid, tmp_path) -> None:
+    for folder in ("one", "two"):
+        assert tid("demo-data", tmp_path / folder, "--images", 4, "--seed", 5).code == 0
+    assert (tmp_path / "one/train.json").read_bytes() == (tmp_path / "two/train.json").read_bytes()
+
+
+def test_version(tid) -> None:
+    assert tid("--version").out.startswith("tid ")
