@@ -1,26 +1,28 @@
 """An exponential moving average of the student, evaluated and exported in its place."""
 
 import copy
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Net = TypeVar("Net", bound=nn.Module)
 
-class Ema:
+
+class Ema(Generic[Net]):
     """`average` is a copy of `model` whose floating tensors follow it: a <- d a + (1 - d) m.
 
     The decay d starts low, min(decay, (1 + n) / (10 + n)) after n updates, so that the random start is forgotten even
     in a short run. Counters (batches seen by a BatchNorm) are copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Net, decay: float) -> None:
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: Net) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         floats: list[Tensor] = []

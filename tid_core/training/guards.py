@@ -35,15 +35,20 @@ class DistillationGuard:
         self._steps_left = steps
         self._largest: dict[str, float] = {}
 
+    @property
+    def watching(self) -> bool:
+        return self._steps_left > 0
+
     def observe(self, terms: Mapping[str, Tensor], loss: Tensor, *, last: bool) -> None:
         """Look at one step's `terms` and their weighted sum `loss`; `last` when no further step will follow.
 
         Raises:
             TrainingFailure: `distillation_inactive`, once the first steps are over without a gradient.
         """
-        if self._steps_left <= 0:
+        if not self.watching:
             return
-        if gradient_norm_of(loss, self._probes).item() > 0.0:
+        if gradient_norm_of(loss, self._probes).item() != 0.0:
+            # Something arrives; that it is finite is watched elsewhere.
             self._steps_left = 0
             return
         for name, value in terms.items():

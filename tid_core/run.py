@@ -1,0 +1,122 @@
+"""The training as a process of its own.
+
+    python -m tid_core.run PLAN.json --events-fd N --parent-pid P    as the worker starts it: events as JSON lines to N
+    python -m tid_core.run SPEC.yaml --out DIR [--dataset DIR]       without the service: told on stdout
+
+Exit codes: 0 succeeded, 75 stopped with its state saved (SIGTERM), 1 failed. Stdout and stderr are the log.
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from tid_core.events import Event, Finished
+from tid_core.plan import RunPlan
+
+# torch is imported only once the process is sure to die with its parent.
+
+EXIT_CODES = {"succeeded": 0, "stopped": 75, "failed": 1}
+_PR_SET_PDEATHSIG = 1
+
+
+class ParentGone(BaseException):
+    """Nobody listens any more. Not an Exception: no handler may turn it into an event."""
+
+
+class PipeReporter:
+    """Writes each event as a line to a file descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        os.set_inheritable(descriptor, False)
+
+    def __call__(self, event: Event) -> None:
+        line = memoryview(event.model_dump_json().encode() + b"\n")
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except BrokenPipeError as error:
+            raise ParentGone from error
+
+
+class StopFlag:
+    """Set by SIGTERM (and SIGINT, where asked); the second SIGINT interrupts at once."""
+
+    def __init__(self, *signals: signal.Signals) -> None:
+        self._set = False
+        for number in signals:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._set = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __call__(self) -> bool:
+        return self._set
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask Linux to kill this process when the one that started it ends.
+
+    Raises:
+        ParentGone: it has ended already.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        raise ParentGone
+
+
+def run_child(plan_path: Path, descriptor: int, parent_pid: int) -> int:
+    die_with_parent(parent_pid)
+    report = PipeReporter(descriptor)
+    should_stop = StopFlag(signal.SIGTERM)
+    try:
+        plan = RunPlan.model_validate_json(plan_path.read_bytes())
+        from tid_core.training.loop import train
+    except Exception as error:
+        traceback.print_exc()
+        detail = f"{type(error).__name__}: {str(error)[:500]}"
+        report(Finished(outcome="failed", reason="internal_error", detail=detail))
+        return EXIT_CODES["failed"]
+    return EXIT_CODES[train(plan, report, should_stop).outcome]
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tid_core.run", description="Train one job in this process.")
+    parser.add_argument("file", type=Path, help="a plan (with --events-fd) or a spec (with --out)")
+    parser.add_argument("--events-fd", type=int, help="file descriptor for events")
+    parser.add_argument("--parent-pid", type=int, help="process to live and die with")
+    parser.add_argument("--out", type=Path, help="folder for checkpoints, maps and detections")
+    parser.add_argument("--dataset", type=Path, help="folder of the dataset, instead of the spec's `dataset`")
+    arguments = parser.parse_args(argv)
+    if (arguments.events_fd is None) == (arguments.out is None):
+        parser.error("give either --events-fd and --parent-pid, or --out")
+    if (arguments.events_fd is None) != (arguments.parent_pid is None):
+        parser.error("--events-fd and --parent-pid go together")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _arguments(argv)
+    if arguments.out is not None:
+        from tid_core.training.standalone import run_spec
+
+        should_stop = StopFlag(signal.SIGTERM, signal.SIGINT)
+        return EXIT_CODES[run_spec(arguments.file, arguments.out, arguments.dataset, should_stop)]
+    try:
+        return run_child(arguments.file, arguments.events_fd, arguments.parent_pid)
+    except ParentGone:
+        sys.stderr.write("the process that started this one is gone; stopping\n")
+        return EXIT_CODES["failed"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""One optimiser step: forward and backward of every micro-batch, guards, update."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tid_core.data.loader import Batch, to_device
+from tid_core.distillers import schedule_weight
+from tid_core.spec import JobSpec
+from tid_core.training.gradients import gradient_norm_of, probe_parameters
+from tid_core.training.guards import DistillationGuard
+from tid_core.training.optim import gradient_norm, learning_rate, set_learning_rate
+from tid_core.training.precision import Precision
+from tid_core.training.randomness import seed_all
+from tid_core.training.setup import Parts
+from tid_core.training.state import Live
+from tid_core.training.step import StepLosses
+
+
+class Stepper:
+    def __init__(self, parts: Parts, live: Live, spec: JobSpec, precision: Precision) -> None:
+        self.parts = parts
+        self.live = live
+        self.spec = spec
+        self.on_cpu = precision.device.type == "cpu"
+        self.device = precision.device
+        self.parameters = [p for p in parts.module.parameters() if p.requires_grad]
+        self.probes = probe_parameters(parts.student)
+        distils = parts.module.distiller is not None and spec.loss.distill > 0
+        self.guard = DistillationGuard(self.probes) if distils else None
+        self.lr = 0.0
+        """Of the step taken last."""
+
+    def __call__(self, batch: Batch, *, measure: bool) -> None:
+        """Take one step on `batch`, and note its scalars in the window; `measure` adds the ratio of gradients.
+
+        Raises:
+            TrainingFailure: `non_finite_loss` (on a GPU possibly some steps late), `distillation_inactive`.
+        """
+        position, window = self.live.position, self.live.window
+        training = self.spec.training
+        seed_all(training.seed, "step", position.step)
+        self.lr = learning_rate(training, step=position.step, total_steps=self.parts.total_steps)
+        set_learning_rate(self.live.optimizer, self.lr)
+        terms, measures = self._accumulate(batch, measure=measure)
+        window.append(position.step + 1, terms, measures)
+        if self.on_cpu or (self.guard is not None and self.guard.watching):
+            window.check()
+        self._update()
+        position.step += 1
+
+    def _accumulate(self, batch: Batch, *, measure: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Gradients of the mean over `batch`; the means of its terms and measures."""
+        weight = schedule_weight(self.spec.loss, self.live.position.step, self.parts.total_steps)
+        terms: dict[str, Tensor] = {}
+        measures: dict[str, Tensor] = {}
+        for micro_batch, share, is_last in self._micro_batches(batch):
+            losses = self._forward(micro_batch, weight)
+            if is_last and losses.distill is not None:
+                measures |= self._look(losses, losses.distill, weight, measure=measure)
+            self.live.scaler.scale(losses.total * share).backward()  # type: ignore[no-untyped-call]
+            _add(terms, losses.terms, share)
+            _add(measures, losses.measures, share)
+        return terms, measures
+
+    def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, float, bool]]:
+        images, targets = batch
+        size = math.ceil(len(images) / self.spec.training.accumulate)
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            yield (images[part], targets[part]), len(images[part]) / len(images), start + size >= len(images)
+
+    def _forward(self, batch: Batch, weight: float) -> StepLosses:
+        with torch.no_grad():
+            images, targets = self.parts.student.transform(*to_device(batch, self.device))
+        teacher = self.parts.teacher if self.parts.module.distiller is not None else None
+        losses: StepLosses = self.parts.module(images, targets, teacher(images) if teacher else None, weight)
+        return losses
+
+    def _look(self, losses: StepLosses, distill: Tensor, weight: float, *, measure: bool) -> dict[str, Tensor]:
+        """Guard and gradient ratio, while the graph is there."""
+        scale = self.live.scaler.scale
+        if self.guard is not None:
+            names = {name: value for name, value in losses.terms.items() if name.startswith("distill/")}
+            is_last_step = self.live.position.step + 1 == self.parts.total_steps
+            self.guard.observe(names, scale(distill), last=is_last_step)
+        if not measure:
+            return {}
+        of_task = gradient_norm_of(scale(losses.task), self.probes)
+        return {"grad/distill_ratio": gradient_norm_of(scale(weight * distill), self.probes) / of_task}
+
+    def _update(self) -> None:
+        live, max_norm = self.live, self.spec.training.clip_grad_norm
+        live.scaler.unscale_(live.optimizer)
+        norm = gradient_norm(self.parameters, max_norm=max_norm)
+        live.scaler.step(live.optimizer)
+        live.scaler.update()
+        live.optimizer.zero_grad()
+        if live.ema is not None:
+            live.ema.update(self.parts.student)
+        # With loss scaling an overflow is ordinary: the scaler skips the step.
+        finite = {} if live.scaler.is_enabled() else {"grad/norm": norm}
+        live.window.append(live.position.step + 1, finite, {"grad/norm": norm} if live.scaler.is_enabled() else {})
+
+
+def _add(sums: dict[str, Tensor], values: dict[str, Tensor], share: float) -> None:
+    for name, value in values.items():
+        part = value.detach() * share
+        sums[name] = sums[name] + part if name in sums else part
