@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import BigInteger, Select, delete, func, literal, select, union, update
 from sqlalchemy.orm import Session
 
 from store.db import db_now, upsert
@@ -60,6 +60,8 @@ def record(claim: Claim, points: Iterable[Point], *, session: Session) -> None:
 
 def _record_latest(job_id: str, points: Iterable[Point], *, session: Session) -> None:
     newest = {point.name: point for point in sorted(points, key=lambda point: point.step)}
+    if not newest:
+        return
     insert = upsert(session, MetricLatest).values(at=db_now())
     replaced = {name: insert.excluded[name] for name in ("step", "value", "epoch", "at")}
     insert = insert.on_conflict_do_update(
@@ -84,12 +86,69 @@ def supersede(claim: Claim, step: int, *, session: Session) -> float | None:
     )
     session.execute(delete(MetricLatest).where(MetricLatest.job_id == claim.job_id))
     for name in names:
-        newest = session.execute(_points(claim.job_id, name).order_by(Metric.step.desc()).limit(1)).first()
-        if newest is not None:
-            step_, epoch, value = newest
-            _record_latest(claim.job_id, [Point(name, step_, epoch, value)], session=session)
+        newest = _samples(_points(claim.job_id, name).order_by(Metric.step.desc()).limit(1), session=session)
+        _record_latest(claim.job_id, [Point(name, *sample) for sample in newest], session=session)
     valid = (Metric.job_id == claim.job_id, Metric.name == BEST, ~Metric.superseded)
     return session.scalar(select(func.max(Metric.value)).where(*valid))
+
+
+def names(job_id: str, *, session: Session) -> list[str]:
+    return list(
+        session.scalars(select(MetricLatest.name).where(MetricLatest.job_id == job_id).order_by(MetricLatest.name))
+    )
+
+
+def latest(job_id: str, *, session: Session) -> dict[str, Sample]:
+    """The newest point of each series, without reading the series."""
+    rows = session.scalars(select(MetricLatest).where(MetricLatest.job_id == job_id).order_by(MetricLatest.name))
+    return {row.name: Sample(row.step, row.epoch, row.value) for row in rows}
+
+
+def read(
+    job_id: str, name: str, *, since_step: int | None = None, max_points: int | None = None, session: Session
+) -> list[Sample]:
+    """The points of a series in order, after `since_step`; superseded ones are never among them.
+
+    With `max_points`, a longer series is thinned: its first and last point, and the lowest and the highest point of
+    each of equally wide ranges of steps. No peak is lost.
+
+    Raises:
+        ValueError: max_points < 2.
+    """
+    points = _points(job_id, name)
+    if since_step is not None:
+        points = points.where(Metric.step > since_step)
+    in_order = points.order_by(Metric.step)
+    if max_points is None:
+        return _samples(in_order, session=session)
+    if max_points < 2:
+        raise ValueError(f"max_points ({max_points}) must be at least 2: the first and the last point are always given")
+    head = _samples(in_order.limit(max_points + 1), session=session)
+    if len(head) <= max_points:
+        return head
+    tail = _samples(points.order_by(Metric.step.desc()).limit(1), session=session)
+    extremes = _extremes(job_id, name, head[0].step, tail[0].step, (max_points - 2) // 2, session=session)
+    return sorted({head[0], *extremes, tail[0]})
+
+
+def _extremes(job_id: str, name: str, first: int, last: int, num_ranges: int, *, session: Session) -> list[Sample]:
+    """The lowest and the highest point of each range of steps, found by the database in one statement."""
+    if num_ranges == 0:
+        return []
+    width = (last - first) // num_ranges + 1
+    ranges = select(literal(first, BigInteger).label("low")).cte("ranges", recursive=True)
+    ranges = ranges.union_all(select(ranges.c.low + width).where(ranges.c.low + width <= last))
+    # Ranges of the primary key, each sorted by itself: cheaper than grouping the series, on both databases.
+    inside = _points(job_id, name).with_only_columns(Metric.step)
+    inside = inside.where(Metric.step >= ranges.c.low, Metric.step < ranges.c.low + width).limit(1)
+    lowest = select(inside.order_by(Metric.value, Metric.step).correlate(ranges).scalar_subquery().label("step"))
+    highest = select(inside.order_by(Metric.value.desc(), Metric.step).correlate(ranges).scalar_subquery())
+    steps = union(lowest.select_from(ranges), highest.select_from(ranges)).cte("extremes")
+    return _samples(_points(job_id, name).join(steps, steps.c.step == Metric.step), session=session)
+
+
+def _samples(statement: Select[int, int, float], *, session: Session) -> list[Sample]:
+    return [Sample(*row) for row in session.execute(statement)]
 
 
 def _points(job_id: str, name: str) -> Select[int, int, float]:
