@@ -70,10 +70,11 @@ class StudentSpec(Model):
     )
     norm: Literal["auto", "batch", "frozen", "group"] = Field(
         "auto",
-        description="Backbone normalisation: auto = frozen BatchNorm with pretrained weights, BatchNorm from scratch.",
+        description="Of the backbone. auto: as torchvision does it with its weights (frozen BatchNorm; RetinaNet v2: "
+        "BatchNorm), as a checkpoint was trained, or BatchNorm from scratch.",
     )
     trainable_layers: Annotated[int, Field(ge=0, le=6)] | None = Field(
-        None, description="Backbone stages left trainable; null = torchvision's default with weights, all without."
+        None, description="Backbone stages left trainable; null = 3 with torchvision weights (its default), else all."
     )
 
 

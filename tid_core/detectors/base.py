@@ -76,7 +76,7 @@ class DenseDetector(nn.Module, ABC):
                 anchors_L4=anchors_L4,
                 strides=list(self.info.strides),
                 num_anchors=self.info.anchors_per_location,
-                valid=[_valid(images, f.shape[-2], f.shape[-1]) for f in features],
+                valid=_valid(images, features),
                 head_outputs=head_outputs,
             )
             if targets is None:
@@ -116,19 +116,24 @@ class DenseDetector(nn.Module, ABC):
         """torchvision's own loss terms."""
 
 
-def _valid(images: ImageList, height: int, width: int) -> Tensor:
-    """(N, H, W) bool: cells whose centre lies inside the image itself.
+def _valid(images: ImageList, features: list[Tensor]) -> list[Tensor]:
+    """Per level, (N, H, W) bool: cells whose centre lies inside the image itself.
 
     A cell is the padded batch divided by the grid, which is the stride wherever the level divides the batch evenly
     and, as in torchvision's anchors, smaller on the coarse levels of a small batch.
     """
-    device = images.tensors.device
-    sizes_N2 = torch.tensor(images.image_sizes, device=device)
-    y_H = (torch.arange(height, device=device) + 0.5) * (images.tensors.shape[-2] / height)
-    x_W = (torch.arange(width, device=device) + 0.5) * (images.tensors.shape[-1] / width)
-    inside_NH = y_H < sizes_N2[:, :1]
-    inside_NW = x_W < sizes_N2[:, 1:]
-    return cast(Tensor, inside_NH[:, :, None] & inside_NW[:, None, :])
+    sizes_N2 = torch.tensor(images.image_sizes, device=images.tensors.device)
+    height, width = images.tensors.shape[-2:]
+    valid = []
+    for feature in features:
+        inside_NH = _centres(feature.shape[-2], height, sizes_N2.device) < sizes_N2[:, :1]
+        inside_NW = _centres(feature.shape[-1], width, sizes_N2.device) < sizes_N2[:, 1:]
+        valid.append(inside_NH[:, :, None] & inside_NW[:, None, :])
+    return valid
+
+
+def _centres(cells: int, pixels: int, device: torch.device) -> Tensor:
+    return (torch.arange(cells, device=device) + 0.5) * (pixels / cells)
 
 
 def _split(values: Tensor, sizes: list[int], dim: int) -> list[Tensor]:
