@@ -271,8 +271,9 @@ class JobSpec(Model):
         return self
 
     def baseline_twin(self) -> "JobSpec":
-        """The same student, recipe and seed without distillation."""
-        twin = {"name": f"{self.name} (baseline)", "teacher": None, "method": "none", "baseline": False}
+        """The same student, recipe and seed without distillation; a teacher only where the student starts from its parts."""
+        teacher = self.teacher if self.student.inherit else None
+        twin = {"name": f"{self.name} (baseline)", "teacher": teacher, "method": "none", "baseline": False}
         return JobSpec.model_validate({**self.model_dump(), **twin})
 
 
