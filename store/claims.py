@@ -12,6 +12,7 @@ from store.endings import let_go, try_again
 from store.fencing import Claim, guard, move
 from store.models import Attempt, Job, Json
 from store.states import WITHOUT_WORKER, Outcome, State
+from store.text import storable
 
 _FINAL: Final = {
     Outcome.SUCCEEDED: State.SUCCEEDED,
@@ -105,7 +106,7 @@ def add_warning(claim: Claim, *, code: str, detail: str, session: Session) -> No
         LeaseLost: the job has another owner or none.
     """
     job = guard(claim, session=session)
-    warning: Json = {"code": code, "detail": detail}
+    warning: Json = {"code": code, "detail": storable(detail)}
     if warning not in job.warnings:
         job.warnings = [*job.warnings, warning]
     session.flush()

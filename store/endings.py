@@ -7,6 +7,7 @@ from store.db import db_now
 from store.fencing import move
 from store.models import Attempt, Job
 from store.states import ENDED, WITHOUT_WORKER, Outcome, State
+from store.text import storable
 
 MAX_ATTEMPTS = "max_attempts"
 
@@ -19,6 +20,7 @@ def let_go(
     Raises:
         IllegalTransition: the table has no such move.
     """
+    detail = storable(detail) if detail else detail
     _end_attempt(job, outcome, reason, detail, session=session)
     if new is State.CANCELLED:
         reason = "user"
@@ -44,7 +46,7 @@ def try_again(job: Job, outcome: Outcome, *, reason: str, detail: str | None, se
     job.status_reason = MAX_ATTEMPTS
     job.detail = f"{failures} of {job.max_attempts} attempts ended without a result; the last: {reason}"
     if detail:
-        job.detail += f": {detail}"
+        job.detail += f": {storable(detail)}"
     session.flush()
     return State.FAILED
 

@@ -1,0 +1,84 @@
+"""What keeps jobs from being lost: jobs of silent workers go back to the queue, and the queue is announced again."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from store import leases
+from store.db import Database, db_now
+from store.endings import try_again
+from store.models import Job
+from store.settings import Settings
+from store.states import Outcome, State
+
+LEASE: Final = "reaper"
+WORKER_LOST: Final = "worker_lost"
+_LEASE_ROUNDS: Final = 5
+
+
+class Doorbell(NamedTuple):
+    """A queued job to be announced to the workers of its queue."""
+
+    job_id: str
+    queue: str
+    priority: int
+
+
+class Expired(NamedTuple):
+    job_id: str
+    attempt: int
+    state: State
+    """What became of the job: queued, paused, cancelled or failed."""
+
+
+class Reaped(NamedTuple):
+    expired: list[Expired]
+    rung: list[Doorbell]
+
+
+def reap_once(database: Database, settings: Settings, *, token: str, ring: Callable[[Doorbell], None]) -> Reaped | None:
+    """One round, in the one process that holds the lease; `token` is that of the calling process.
+
+    `ring` is called after the commit. Where it fails, the job is announced again after `ring_seconds`.
+
+    Returns:
+        What was done, or None where another process holds the lease.
+    """
+    with database.write() as session:
+        if not leases.acquire(LEASE, token, seconds=_LEASE_ROUNDS * settings.reaper_seconds, session=session):
+            return None
+        expired = expire_leases(session=session)
+        rung = due_doorbells(ring_seconds=settings.ring_seconds, session=session)
+    for doorbell in rung:
+        ring(doorbell)
+    return Reaped(expired, rung)
+
+
+def expire_leases(*, session: Session) -> list[Expired]:
+    """Take the jobs of workers that have been silent for longer than their lease, by the database's clock."""
+    overdue = select(Job).where(Job.lease_token.is_not(None), Job.lease_expires_at < db_now()).order_by(Job.id)
+    jobs = session.scalars(
+        overdue.with_for_update(skip_locked=True), execution_options={"populate_existing": True}
+    ).all()
+    return [_expire(job, session=session) for job in jobs]
+
+
+def due_doorbells(*, ring_seconds: float, session: Session) -> list[Doorbell]:
+    """Queued jobs that were never announced or not for `ring_seconds`, in queue order; now they count as announced."""
+    silent = or_(Job.last_rung_at.is_(None), Job.last_rung_at <= db_now(-ring_seconds))
+    statement = update(Job).where(Job.state == State.QUEUED, silent).values(last_rung_at=db_now())
+    rows = session.execute(
+        statement.returning(Job.priority, Job.created_at, Job.id, Job.queue),
+        execution_options={"synchronize_session": False},
+    )
+    in_order = sorted(rows.tuples())
+    return [Doorbell(job_id, queue, priority) for priority, _, job_id, queue in in_order]
+
+
+def _expire(job: Job, *, session: Session) -> Expired:
+    attempt = job.attempt
+    detail = f"worker {job.worker_id} was silent for longer than its lease"
+    state = try_again(job, Outcome.LOST, reason=WORKER_LOST, detail=detail, session=session)
+    return Expired(job.id, attempt, state)
