@@ -271,9 +271,9 @@ class JobSpec(Model):
         return self
 
     def baseline_twin(self) -> "JobSpec":
-        """The same student, recipe and seed without distillation; a teacher only where the student starts from its parts."""
+        """The same student, recipe and seed without distillation; a teacher only where the student inherits from it."""
         teacher = self.teacher if self.student.inherit else None
-        twin = {"name": f"{self.name} (baseline)", "teacher": teacher, "method": "none", "baseline": False}
+        twin = {"name": f"{self.name[:109]} (baseline)", "teacher": teacher, "method": "none", "baseline": False}
         return JobSpec.model_validate({**self.model_dump(), **twin})
 
 
