@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from celery import Celery, Task, bootsteps
-from celery.signals import worker_shutting_down
+from celery.signals import worker_shutdown, worker_shutting_down
 from celery.worker.request import Request
-from kombu import Queue
+from kombu.entity import Queue
 
 from worker.deaf import DeafCheck
 from worker.presence import Presence
@@ -21,6 +21,7 @@ from worker.shutdown import StopFlag
 log = logging.getLogger("worker")
 
 SETTINGS = WorkerSettings()
+PRESENCE = Presence(SETTINGS)
 STOP = StopFlag()  # here, because the pool forks after this module is imported
 
 
@@ -30,7 +31,7 @@ def configure(app: Celery, settings: WorkerSettings) -> None:
         task_ignore_result=True,
         result_backend=None,
         task_default_queue=settings.queues.split(",")[0],
-        task_queues=[Queue(name) for name in settings.queues.split(",")],
+        task_queues=[_queue(name) for name in settings.queues.split(",")],
         accept_content=["json"],
         worker_pool="prefork",
         worker_pool_start_method="fork",
@@ -47,6 +48,10 @@ def configure(app: Celery, settings: WorkerSettings) -> None:
         broker_transport_options={"socket_keepalive": True, "health_check_interval": 10},
         timezone="UTC",
     )
+
+
+def _queue(name: str) -> Any:
+    return Queue(name)  # type: ignore[no-untyped-call]
 
 
 class _Lasting(Request):  # type: ignore[misc]
@@ -66,14 +71,13 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **options: Any) -> None:
-        self.presence = Presence(SETTINGS)
         self.deaf = DeafCheck(timedelta(seconds=SETTINGS.deaf_seconds))
         self.timer: Any = None
         super().__init__(consumer, **options)
 
     def start(self, consumer: Any) -> None:
         def beat() -> None:
-            self.presence.beat()
+            PRESENCE.beat()
             self.deaf.check(consumer)
 
         beat()
@@ -86,7 +90,6 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def shutdown(self, consumer: Any) -> None:
         self.stop(consumer)
-        self.presence.leave()
 
 
 app = Celery("tid", broker=SETTINGS.broker_url, task_cls=Doorbell)
@@ -94,12 +97,17 @@ configure(app, SETTINGS)
 app.steps["consumer"].add(Heartbeat)
 
 
-@worker_shutting_down.connect
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _tell_the_pool(**_: Any) -> None:
     STOP.set()
 
 
-@app.task(name="tid.run_job")
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _sign_off(**_: Any) -> None:
+    PRESENCE.leave()
+
+
+@app.task(name="tid.run_job")  # type: ignore[untyped-decorator]
 def run_job(job_id: str) -> None:
     """Run one job in this pool process, if it is still there to be claimed."""
     from worker.supervisor import supervise

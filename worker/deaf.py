@@ -39,9 +39,12 @@ class DeafCheck:
 
 def waiting_messages(consumer: Any) -> int:
     """Messages in the queues of this worker; 0 where the broker cannot be asked, which the consumer notices itself."""
+    with consumer.app.connection_for_read() as connection:
+        return sum(_length(connection, name) for name in consumer.app.amqp.queues)
+
+
+def _length(connection: Any, queue: str) -> int:
     try:
-        with consumer.app.connection_for_read() as connection:
-            channel = connection.default_channel
-            return sum(int(channel.queue_declare(name, passive=True)[1]) for name in consumer.app.amqp.queues)
-    except (OSError, *consumer.connection_errors, *consumer.app.connection_for_read().channel_errors):
-        return 0
+        return int(connection.default_channel.queue_declare(queue, passive=True)[1])
+    except (OSError, *connection.connection_errors, *connection.channel_errors):
+        return 0  # a queue that is empty does not exist in Redis

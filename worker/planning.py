@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from store import jobs
+from store import jobs, resume_states
 from store.db import Database
 from store.errors import NotFound, TeacherNotReady
 from store.fencing import Claim
@@ -55,15 +55,14 @@ def prepare(claim: Claim, database: Database, settings: WorkerSettings, storage:
         splits = find_splits(Path(records.dataset.root))
     except DatasetError as error:
         raise TrainingFailure("dataset_invalid", str(error)) from error
-    resume = [storage.fetch_folder(key, scratch / "resume-from") for key in records.resume_keys]
     return RunPlan(
         spec=spec,
         train=splits["train"],
         val=splits["val"],
-        teacher=_teacher(spec, records.teacher, storage, scratch),
-        student_file=_student_file(spec, records.student, storage, scratch),
+        teacher=_teacher(spec, records.teacher, storage),
+        student_file=_student_file(spec, records.student, storage),
         out_dir=scratch / "out",
-        resume_from=resume[0] if resume else None,
+        resume_from=_gather_states(records.resume_keys, storage, scratch / "resume-from"),
         provenance=records.provenance,
     )
 
@@ -88,8 +87,10 @@ def _read(claim: Claim, session: Session) -> _Records:
         spec=spec,
         dataset=dataset,
         teacher=_job_checkpoint(weights, session) if isinstance(weights, JobWeights) else None,
-        student=_job_checkpoint(spec.student.weights, session) if isinstance(spec.student.weights, JobWeights) else None,
-        resume_keys=checkpoints.resume_keys(job.id, session=session),
+        student=_job_checkpoint(spec.student.weights, session)
+        if isinstance(spec.student.weights, JobWeights)
+        else None,
+        resume_keys=resume_states.keys(job.id, session=session),
         provenance=provenance,
     )
 
@@ -100,15 +101,15 @@ def _job_checkpoint(weights: JobWeights, session: Session) -> _JobCheckpoint:
     except (NotFound, TeacherNotReady) as error:
         raise TrainingFailure("teacher_not_ready", str(error)) from error
     job = session.get_one(Job, weights.job)
-    classes = session.get_one(Dataset, job.dataset_id).classes
+    classes = list(session.get_one(Dataset, job.dataset_id).classes)
     return _JobCheckpoint(JobSpec.model_validate(job.spec).student.detector, classes, row.key)
 
 
-def _teacher(spec: JobSpec, found: _JobCheckpoint | None, storage: Storage, scratch: Path) -> TeacherPlan | None:
+def _teacher(spec: JobSpec, found: _JobCheckpoint | None, storage: Storage) -> TeacherPlan | None:
     if spec.teacher is None:
         return None
     if found is not None:
-        file = storage.fetch_file(found.key, scratch / "teacher.safetensors")
+        file = storage.path(found.key)
         return TeacherPlan(detector=spec.teacher.detector or found.detector, file=file, classes=found.classes)
     detector, weights = spec.teacher.detector, spec.teacher.weights
     assert detector is not None  # noqa: S101 (the spec asks for it unless a job is named)
@@ -117,16 +118,28 @@ def _teacher(spec: JobSpec, found: _JobCheckpoint | None, storage: Storage, scra
     return TeacherPlan(detector=detector, weights=str(weights))
 
 
-def _student_file(spec: JobSpec, found: _JobCheckpoint | None, storage: Storage, scratch: Path) -> Path | None:
+def _student_file(spec: JobSpec, found: _JobCheckpoint | None, storage: Storage) -> Path | None:
     if found is not None:
-        return storage.fetch_file(found.key, scratch / "student.safetensors")
+        return storage.path(found.key)
     weights = spec.student.weights
     return _local(weights.file) if isinstance(weights, FileWeights) else None
 
 
+def _gather_states(keys: list[str], storage: Storage, folder: Path) -> Path | None:
+    """The states side by side, so that the training finds the older one where the newest is damaged."""
+    folder.mkdir()
+    for key in keys:
+        state = folder / Path(key).name
+        if not state.exists():
+            state.symlink_to(storage.path(key), target_is_directory=True)
+    return folder / Path(keys[0]).name if keys else None
+
+
 def _local(file: Path) -> Path:
     if not file.is_file():
-        raise TrainingFailure("checkpoint_invalid", f"{file} does not exist on this worker; it must lie under a data root")
+        raise TrainingFailure(
+            "checkpoint_invalid", f"{file} does not exist on this worker; it must lie under a data root"
+        )
     return file
 
 

@@ -11,9 +11,9 @@ from store.settings import Settings
 
 
 class WorkerSettings(Settings):
-    """`TID_THREADS`, `TID_QUEUES` and `TID_WORKER_ID`, and everything of `Settings`."""
+    """The `TID_*` variables that only workers read, beside those of `Settings`."""
 
-    threads: int = Field(0, ge=0, description="CPU threads of a training that asks for none in particular; 0 = all cores.")
+    threads: int = Field(0, ge=0, description="CPU threads of a training that names no number; 0 = all cores.")
     queues: Annotated[str, NoDecode] = Field(
         "default",
         pattern=r"^[a-z0-9][a-z0-9_-]*(,[a-z0-9][a-z0-9_-]*)*$",
@@ -22,8 +22,11 @@ class WorkerSettings(Settings):
     worker_id: str = Field(
         default_factory=lambda: f"{socket.gethostname()[:100]}-{new_id()}",
         max_length=120,
-        description="Name of this worker; unique, as its leases are held under it. Empty = host name and a random part.",
+        description="Name of this worker, unlike any other's. Empty = host name and a random part.",
     )
     deaf_seconds: float = Field(
         60.0, gt=0, description="An idle worker that lets messages lie for this long ends, to be started again."
+    )
+    storage_seconds: float = Field(
+        60.0, gt=0, description="How long a file is offered to an artifact store that does not take it, e.g. is full."
     )

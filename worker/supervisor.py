@@ -1,6 +1,5 @@
 """One attempt at one job: claim, plan, start the training, keep the database up to date, settle how it ended."""
 
-import json
 import logging
 import shutil
 import signal
@@ -9,8 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 from sqlalchemy.orm import Session
@@ -21,6 +18,7 @@ from store.errors import LeaseLost
 from store.fencing import Claim
 from store.states import Outcome, State
 from tid_core.events import TrainingFailure
+from tid_core.plan import RunPlan
 from worker.child import Child
 from worker.endings import explain
 from worker.link import AWAY, Away, Link, OwnershipUnknown
@@ -70,11 +68,12 @@ class Supervisor:
         self._recorder = Recorder(claim, self._storage, settings)
         self._stop = StopRequest(settings)
         self._state = State.STARTING
+        self._terminated = False
         self._written_at = time.monotonic()
         self._scratch = settings.home / "work" / claim.job_id / f"attempt-{claim.attempt}"
 
     def run(self) -> None:
-        with _sigterm_sets(self._stop_flag):
+        with _on_sigterm(self._note_term):
             try:
                 self._settle(self._train())
             except TrainingFailure as failure:
@@ -92,7 +91,7 @@ class Supervisor:
 
     def _train(self) -> int | None:
         """The exit code of the training process, or None where it was stopped before it began."""
-        plan = self._while_renewing(lambda: prepare(self._claim, self._database, self._settings, self._scratch))
+        plan = self._while_renewing(self._prepare)
         self._look_for_requests()
         if self._stop.reason is not None:
             return None
@@ -104,6 +103,9 @@ class Supervisor:
         finally:
             code = child.close()
         return code
+
+    def _prepare(self) -> RunPlan:
+        return prepare(self._claim, self._database, self._settings, self._storage, self._scratch)
 
     def _watch(self, child: Child) -> None:
         while not child.exited():
@@ -137,7 +139,7 @@ class Supervisor:
     # -- how it ends
 
     def _finish_succeeded(self) -> None:
-        lost = self._recorder.lost_checkpoints
+        lost = self._recorder.lost_checkpoint
         if lost is not None:
             self._report_crash(lost.reason, lost.detail)
             return
@@ -174,7 +176,10 @@ class Supervisor:
             self._written_at = now
 
     def _look_for_requests(self) -> None:
-        self._stop.see(self._state, shutting_down=self._stop_flag.is_set())
+        self._stop.see(self._state, shutting_down=self._terminated or self._stop_flag.is_set())
+
+    def _note_term(self) -> None:
+        self._terminated = True
 
     def _while_renewing(self, work: Callable[[], Result]) -> Result:
         """Do slow work in the storage thread while this one keeps the lease."""
@@ -185,20 +190,16 @@ class Supervisor:
             try:
                 return future.result()
             except AWAY:
-                self._link.insist(lambda session: None)
+                self._link.insist(lambda _session: None)
 
 
 @contextmanager
-def _sigterm_sets(flag: StopFlag) -> Iterator[None]:
-    """SIGTERM to this process, as service managers send it to all processes at once, stops the attempt in good order."""
-
-    def on_term(_number: int, _frame: FrameType | None) -> None:
-        flag.set()
-
+def _on_sigterm(note: Callable[[], None]) -> Iterator[None]:
+    """Service managers may send SIGTERM to every process at once: this one, too, then stops in good order."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, on_term)
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: note())
     try:
         yield
     finally:

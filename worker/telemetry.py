@@ -3,6 +3,8 @@
 import os
 import platform
 import subprocess
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 _FIELDS = ("uuid", "name", "memory.total", "memory.used", "utilization.gpu", "temperature.gpu")
@@ -31,6 +33,14 @@ def memory_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return None
+
+
+def load() -> dict[str, Any]:
+    """Processes that want to run, averaged over a minute, and the memory that is left, where Linux says it."""
+    left = None
+    with suppress(OSError), Path("/proc/meminfo").open() as file:
+        left = next((int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")), None)
+    return {"load_1m": round(os.getloadavg()[0], 2), "memory_available_bytes": left}
 
 
 def gpu_facts() -> list[dict[str, Any]]:

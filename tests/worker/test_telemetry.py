@@ -20,7 +20,13 @@ def test_a_table_is_read_and_unknown_values_stay_unknown() -> None:
 
 @pytest.mark.parametrize(
     ("chosen", "seen"),
-    [(None, ["GPU-aaa", "GPU-bbb"]), ("1", ["GPU-bbb"]), ("GPU-a", ["GPU-aaa"]), ("1,0", ["GPU-aaa", "GPU-bbb"]), ("", [])],
+    [
+        (None, ["GPU-aaa", "GPU-bbb"]),
+        ("1", ["GPU-bbb"]),
+        ("GPU-a", ["GPU-aaa"]),
+        ("1,0", ["GPU-aaa", "GPU-bbb"]),
+        ("", []),
+    ],
 )
 def test_a_worker_reports_the_gpus_it_may_use(chosen: str | None, seen: list[str]) -> None:
     assert [gpu["uuid"] for gpu in visible(parse_gpus(LISTING), chosen)] == seen

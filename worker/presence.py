@@ -1,0 +1,82 @@
+"""The worker's own row: who it is, what it runs on, when it was last heard of."""
+
+import logging
+import os
+import socket
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from store import workers
+from store.db import Database
+from store.models import Job
+from worker.settings import WorkerSettings
+from worker.telemetry import device_facts, gpu_facts, load
+
+log = logging.getLogger("worker")
+
+
+class Presence:
+    """Keeps the row of one worker.
+
+    The database is opened for each beat: the worker forks pool processes, which must not inherit a connection.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._device = device_facts()
+        self._silent = False
+
+    def beat(self) -> None:
+        """Say that the worker is there. A database that is away is noted once and tried again at the next beat."""
+        try:
+            self._write()
+        except SQLAlchemyError as error:
+            if not self._silent:
+                log.warning("the heartbeat cannot be written: %s", error)
+            self._silent = True
+        else:
+            self._silent = False
+
+    def leave(self) -> None:
+        """Say that the worker is gone; where that cannot be written, its silence will tell."""
+        database = Database(self._settings.database_url)
+        try:
+            with database.write() as session:
+                workers.sign_off(self._settings.worker_id, session=session)
+        except SQLAlchemyError as error:
+            log.warning("could not sign off: %s", error)
+        finally:
+            database.close()
+
+    def _write(self) -> None:
+        telemetry = self._telemetry()
+        database = Database(self._settings.database_url)
+        try:
+            with database.write() as session:
+                if not self._heartbeat(telemetry, session):
+                    self._register(session)
+                    self._heartbeat(telemetry, session)
+        finally:
+            database.close()
+
+    def _heartbeat(self, telemetry: dict[str, Any], session: Session) -> bool:
+        worker_id = self._settings.worker_id
+        owned = select(Job.id).where(Job.worker_id == worker_id, Job.lease_token.is_not(None)).limit(1)
+        job_id = session.scalar(owned)
+        return workers.heartbeat(worker_id, current_job=job_id, telemetry=telemetry, session=session)
+
+    def _register(self, session: Session) -> None:
+        workers.register(
+            self._settings.worker_id,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            queues=self._settings.queues.split(","),
+            device=self._device,
+            session=session,
+        )
+
+    def _telemetry(self) -> dict[str, Any]:
+        return {**load(), "gpus": gpu_facts() if self._device["gpus"] else []}

@@ -1,0 +1,127 @@
+"""Files between the training's folder and the artifact store, moved in a thread so that leases and logs do not wait.
+
+One thread, so files arrive in the order in which they were announced. Keys hold the attempt and the step: a worker that
+lost its job cannot overwrite what its successor stores.
+"""
+
+import errno
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from store.artifacts import ArtifactStore, FolderArtifacts, Stored
+from store.fencing import Claim
+from tid_core.events import Artifact, Checkpoint, ResumeState
+from worker.endings import Ending
+from worker.settings import WorkerSettings
+
+Result = TypeVar("Result")
+FileEvent = Checkpoint | ResumeState | Artifact
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RETRY_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What became of the files of one event: format or name to stored file, or why they could not be stored."""
+
+    event: FileEvent
+    files: dict[str, Stored]
+    failure: Ending | None = None
+
+
+class Storage:
+    """The artifact store for one attempt."""
+
+    def __init__(self, settings: WorkerSettings, claim: Claim) -> None:
+        self._store: ArtifactStore = FolderArtifacts(settings.artifacts)
+        self._patience = settings.storage_seconds
+        self._prefix = f"jobs/{claim.job_id}/attempt-{claim.attempt}"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="storage")
+        self._uploads: list[Future[Upload]] = []
+        self._closed = False
+
+    @property
+    def busy(self) -> bool:
+        return any(not upload.done() for upload in self._uploads)
+
+    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+        """Do slow work in the storage thread."""
+        return self._thread.submit(work)
+
+    def upload(self, event: FileEvent) -> None:
+        self._uploads.append(self._thread.submit(self._upload, event))
+
+    def collect(self) -> list[Upload]:
+        """Uploads that ended since the last call, in order."""
+        ended = []
+        while self._uploads and self._uploads[0].done():
+            ended.append(self._uploads.pop(0).result())
+        return ended
+
+    def path(self, key: str) -> Path:
+        """Where a stored file or folder lies on this machine."""
+        return self._store.path(key)
+
+    def state_key(self, event: ResumeState) -> str:
+        """Key of a resume state as a whole; its manifest is stored last."""
+        return f"{self._prefix}/resume/{event.path.name}"
+
+    def discard(self, keys: list[str]) -> None:
+        """Delete stored files that no row names any more."""
+        if keys and not self._closed:
+            self._thread.submit(self._discard, keys)
+
+    def close(self) -> None:
+        """Give up what still waits and end the thread."""
+        self._closed = True
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    # -- in the thread
+
+    def _upload(self, event: FileEvent) -> Upload:
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                files = {name: self._store.put(key, path) for name, key, path in self._files(event)}
+                return Upload(event, files, _difference(event, files))
+            except FileNotFoundError as error:
+                return Upload(event, {}, Ending("file_gone", f"{error.filename} was gone before it could be stored"))
+            except OSError as error:
+                if self._closed or time.monotonic() > deadline:
+                    return Upload(event, {}, _storage_failure(error))
+                time.sleep(_RETRY_SECONDS)
+
+    def _files(self, event: FileEvent) -> list[tuple[str, str, Path]]:
+        """Name, key and path of each file."""
+        if isinstance(event, Checkpoint):
+            folder = f"{self._prefix}/checkpoints/step-{event.step:08d}"
+            return [(kind, f"{folder}/{path.name}", path) for kind, path in event.files.items()]
+        if isinstance(event, ResumeState):
+            files = sorted(event.path.iterdir(), key=lambda path: (path.name == "manifest.json", path.name))
+            return [(path.name, f"{self.state_key(event)}/{path.name}", path) for path in files]
+        return [(event.name, f"{self._prefix}/{event.kind}/{event.name}", event.path)]
+
+    def _discard(self, keys: list[str]) -> None:
+        for key in keys:
+            self._store.delete(key)
+
+
+def _storage_failure(error: OSError) -> Ending:
+    code = "disk_full" if error.errno in _FULL else "storage_failed"
+    return Ending(code, f"the artifact store does not take {error.filename or 'a file'}: {error.strerror or error}")
+
+
+def _difference(event: FileEvent, files: Mapping[str, Stored]) -> Ending | None:
+    """A checkpoint that the training replaced while it was being stored; the event of its successor is on its way."""
+    changed = [
+        name for name, file in files.items() if isinstance(event, Checkpoint) and file.sha256 != event.sha256[name]
+    ]
+    return (
+        Ending("checkpoint_changed", f"files of a checkpoint are not those that were announced: {', '.join(changed)}")
+        if changed
+        else None
+    )
