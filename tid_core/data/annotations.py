@@ -1,11 +1,10 @@
 """COCO annotation files: read, checked and put in order. Free of torch, linear in the size of the file."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from tid_core.data.problems import DatasetError, Problems
 
@@ -137,7 +136,7 @@ def _images(entries: list[Any], path: Path, problems: Problems) -> list[ImageRec
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DatasetError("path_outside", f"{where}.file_name {name!r} leaves the image folder", path)
         width, height = (_need(entry, key, (int, float), where, path) for key in ("width", "height"))
-        if not (width >= 1 and height >= 1 and math.isfinite(width + height)):
+        if not (_is_number(width) and _is_number(height) and width >= 1 and height >= 1):
             raise DatasetError("not_coco", f"{where} is {width} x {height} pixels; both must be positive", path)
         if identity in images:
             problems.note("duplicate_image_id", f"{where} {name} (id {identity})")
@@ -203,8 +202,7 @@ def _lookup(table: Mapping[Any, int], key: Any) -> int | None:
 
 
 def _numbers(bbox: Any) -> Box:
-    is_box = isinstance(bbox, list) and len(bbox) == 4
-    if not is_box or not all(isinstance(v, int | float) and math.isfinite(v) for v in bbox):
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
         raise _Unusable("malformed_box", f"bbox {bbox!r:.60}")
     x, y, w, h = bbox
     return x, y, w, h
@@ -222,9 +220,12 @@ def _clip(xywh: Box, image: ImageRecord) -> tuple[Box, float]:
 
 
 def _area(area: Any, xywh: Box) -> float:
-    if isinstance(area, int | float) and math.isfinite(area) and area > 0:
-        return area
-    return xywh[2] * xywh[3]
+    return area if _is_number(area) and area > 0 else xywh[2] * xywh[3]
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Finite, and within what a float can hold exactly: JSON knows integers of any length, and Python NaN."""
+    return isinstance(value, int | float) and -(2**53) < value < 2**53
 
 
 def _describe(xywh: Box, image: ImageRecord) -> str:

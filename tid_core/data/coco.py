@@ -63,10 +63,12 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
         if self.train and not order:
             raise TrainingFailure("dataset_invalid", f"{coco.path}: no box that can be trained on")
         self._offsets_I = np.cumsum([0, *(len(per_image[i]) for i in kept)])
-        self._boxes_B4 = torch.tensor([coco.boxes[b].xyxy for b in order], dtype=torch.float32).reshape(-1, 4)
-        self._labels_B = torch.tensor([coco.boxes[b].label for b in order], dtype=torch.int64)
+        boxes_B4 = np.array([coco.boxes[b].xyxy for b in order], dtype=np.float32).reshape(-1, 4)
+        self._boxes_B4 = torch.from_numpy(boxes_B4)
+        self._labels_B = torch.from_numpy(np.array([coco.boxes[b].label for b in order], dtype=np.int64))
         self._names_I = np.array([coco.images[i].file_name for i in kept])
-        self._ids_I = np.array([coco.images[i].id for i in kept])
+        ids = [coco.images[i].id for i in kept]
+        self._ids_I = np.array(ids, dtype=None if len({type(identity) for identity in ids}) == 1 else object)
         self._sizes_I2 = np.array([(coco.images[i].width, coco.images[i].height) for i in kept])
 
     def __len__(self) -> int:
@@ -74,7 +76,8 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
 
     def record(self, index: int) -> ImageRecord:
         width, height = self._sizes_I2[index].tolist()
-        return ImageRecord(self._ids_I[index].item(), str(self._names_I[index]), width, height)
+        (identity,) = self._ids_I[index : index + 1].tolist()
+        return ImageRecord(identity, str(self._names_I[index]), width, height)
 
     def __getitem__(self, position: tuple[int, int]) -> Sample:
         """

@@ -1,7 +1,8 @@
 """Batches of one epoch, loaded in this process or in workers, with the same content either way."""
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ class Loader:
         for batch in self._loader:
             if isinstance(batch, _Failed):
                 raise TrainingFailure(batch.reason, batch.detail)
-            yield batch
+            yield _unpack(batch)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -94,11 +95,37 @@ class _Told(torch.utils.data.Dataset[Any]):
             return _Failed(failure)
 
 
-def _collate(samples: list[Sample | _Failed]) -> Batch | _Failed:
+class _Packed(NamedTuple):
+    """A batch in three tensors, as each tensor of a worker holds a file descriptor until its batch is used."""
+
+    pixels: Tensor
+    shapes: list[torch.Size]
+    boxes: Tensor
+    labels: Tensor
+    counts: list[int]
+    others: list[dict[str, Any]]
+
+
+def _collate(samples: list[Sample | _Failed]) -> _Packed | _Failed:
     images, targets = [], []
     for sample in samples:
         if isinstance(sample, _Failed):
             return sample
         images.append(sample[0])
         targets.append(sample[1])
-    return images, targets
+    return _Packed(
+        pixels=torch.cat([image.flatten() for image in images]),
+        shapes=[image.shape for image in images],
+        boxes=torch.cat([target["boxes"] for target in targets]),
+        labels=torch.cat([target["labels"] for target in targets]),
+        counts=[len(target["labels"]) for target in targets],
+        others=[{k: v for k, v in target.items() if k not in ("boxes", "labels")} for target in targets],
+    )
+
+
+def _unpack(packed: _Packed) -> Batch:
+    pixels = torch.split(packed.pixels, [math.prod(shape) for shape in packed.shapes])
+    images = [flat.view(*shape) for flat, shape in zip(pixels, packed.shapes, strict=True)]
+    boxes, labels = torch.split(packed.boxes, packed.counts), torch.split(packed.labels, packed.counts)
+    parts = zip(boxes, labels, packed.others, strict=True)
+    return images, [{"boxes": boxes_M4, "labels": labels_M, **others} for boxes_M4, labels_M, others in parts]
