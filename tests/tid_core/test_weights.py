@@ -119,7 +119,12 @@ def test_weights_that_cannot_be_had(cache: Path) -> None:
         build_detector("fcos_resnet18_fpn", num_classes=3, weights="COCO_V1")
     with pytest.raises(ValueError, match="group"):
         build_detector("fcos_resnet18_fpn", num_classes=3, weights="imagenet", norm="group")
+    with pytest.raises(ValueError, match="'imagenet' to teach with"):
+        build_teacher(TeacherPlan(detector="fcos_resnet18_fpn", weights="imagenet"), ["dog"])
     assert list(cache.iterdir()) == []
+    (cache / "resnet18-f37072fd.pth").write_text("half a download")
+    with pytest.raises(TrainingFailure, match="weights_unavailable"):
+        build_detector("fcos_resnet18_fpn", num_classes=3, weights="imagenet")
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen", "group"])

@@ -84,8 +84,11 @@ def build_teacher(
     """A frozen teacher in eval mode, and the index (K,) of `classes` among its outputs.
 
     Raises:
+        ValueError: the plan names no weights of the whole detector.
         TrainingFailure: `classes_missing`, `checkpoint_invalid` or `weights_unavailable`.
     """
+    if plan.file is None and plan.weights not in detector_info(plan.detector).weights:
+        raise ValueError(f"{plan.detector} has no weights {plan.weights!r} to teach with; name a file or a job")
     if plan.file is not None:
         weights: str | Path | None = plan.file
         known = plan.classes or file_classes(plan.file) or list(classes)

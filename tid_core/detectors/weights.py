@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import safe_open
@@ -85,7 +86,7 @@ def torchvision_state(info: DetectorInfo, name: str) -> State:
 def _fetch(weights: WeightsEnum) -> State:
     try:
         state: State = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network, no space, a broken download
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:  # no network, no space, a broken download
         target = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
         detail = f"cannot load {weights.url} ({_first_line(error)}); a copy may be put at {target}"
         raise TrainingFailure("weights_unavailable", detail) from error
