@@ -6,7 +6,7 @@ from client.errors import ClientError
 
 
 def write(folder: Path, *, images: int, seed: int) -> None:
-    """Write `images` training scenes and 3 validation scenes for every 10 of them, as COCO JSON and PNG.
+    """Write `images` training scenes and 3 validation scenes for every 10 of them, as COCO JSON and JPEG.
 
     Raises:
         ClientError: the folder holds something else, the disk refuses, or scikit-learn is not installed.
