@@ -27,10 +27,10 @@ def main() -> int:
     try:
         settings = load_settings()
     except SettingsError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
     if not is_loopback(settings.host):
-        print(refusal(settings.host), file=sys.stderr)
+        sys.stderr.write(f"{refusal(settings.host)}\n")
         return 2
     uvicorn.run(
         "api.app:create_app",

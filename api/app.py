@@ -9,13 +9,15 @@ from fastapi.routing import APIRoute
 from api import problems
 from api.lifespan import lifespan
 from api.middleware import EdgeMiddleware
-from api.routers import catalogue, datasets, events, files, health, jobs, results, workers
+from api.routers import catalogue, datasets, events, files, health, jobs, metrics, results, workers
 from api.schemas import ProblemDetails
 from store.settings import Settings, get_settings
 
-DESCRIPTION = """Distil an object detector as a job: POST a teacher, a student and a dataset; watch mAP; download the student.
+DESCRIPTION = """Distil an object detector as a job: POST a teacher, a student and a dataset; watch mAP; download the
+student.
 
-Errors are RFC 9457 problem details. Times are RFC 3339 in UTC. 422 means the request's content, 404 and 409 the state of things."""
+Errors are RFC 9457 problem details. Times are RFC 3339 in UTC. 422 means the request's content, 404 and 409 the state
+of things."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -32,7 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     problems.install(app)
-    for module in (jobs, results, events, files, datasets, catalogue, workers, health):
+    for module in (jobs, metrics, events, results, files, datasets, catalogue, workers, health):
         app.include_router(module.router)
     app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes)
     described = app.openapi

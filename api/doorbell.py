@@ -28,7 +28,7 @@ class Doorbell:
         self._lock = Lock()
 
     def ring(self, job_id: str, queue: str) -> None:
-        """Hand the ring to the thread; dropped (the reaper rings again) while too many wait for a broker that is down."""
+        """Hand the ring to the thread. Dropped, for the reaper to ring again, while too many wait for the broker."""
         with self._lock:
             if self._waiting >= MAX_WAITING:
                 return

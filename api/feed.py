@@ -108,7 +108,7 @@ class Feed:
             .order_by(Metric.at.desc(), Metric.step.desc())
             .limit(MAX_REPLAY)
         )
-        return [tuple(row) for row in found]
+        return [(row.step, row.epoch, row.attempt, row.name, row.value) for row in found]
 
 
 def _by_step(rows: list[_Row]) -> Iterator[MetricsEvent]:

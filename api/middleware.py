@@ -56,6 +56,10 @@ class EdgeMiddleware:
             )
 
     async def _serve(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        if "\0" in scope["path"]:  # no name holds it, and PostgreSQL takes no text with it
+            problem = ProblemError(404, "not_found", "nothing is at this path")
+            await problem_response(answer.request_id, problem)(scope, receive, answer)
+            return
         length = Headers(scope=scope).get("content-length", "0")
         if length.isdecimal() and int(length) > self.max_body_bytes:
             problem = ProblemError(413, "body_too_large", _too_large(self.max_body_bytes))

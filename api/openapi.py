@@ -1,6 +1,7 @@
 """`python -m api.openapi > openapi.json`: the description of the API, as committed."""
 
 import json
+import sys
 
 from api.app import create_app
 
@@ -10,4 +11,4 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    print(text(), end="")
+    sys.stdout.write(text())

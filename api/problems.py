@@ -72,13 +72,11 @@ def internal_problem() -> ProblemError:
     return ProblemError(500, "internal_error", "the server failed; its log has the details under this request_id")
 
 
-def _on_problem(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ProblemError)
+def _on_problem(request: Request, error: ProblemError) -> JSONResponse:
     return problem_response(request_id_of(request), error)
 
 
-def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
+def _on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     errors = field_problems(error.errors(), error.body)
     count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
     first = f": {errors[0].field or 'body'}: {errors[0].detail}" if errors else ""
@@ -86,17 +84,15 @@ def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     return problem_response(request_id_of(request), problem)
 
 
-def _on_store(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, StoreError)
+def _on_store(request: Request, error: StoreError) -> JSONResponse:
     return problem_response(request_id_of(request), of_store(error))
 
 
-def _on_illegal(request: Request, error: Exception) -> JSONResponse:
+def _on_illegal(request: Request, error: IllegalTransition) -> JSONResponse:
     return problem_response(request_id_of(request), ProblemError(409, "illegal_transition", str(error)))
 
 
-def _on_http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
+def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     code = _HTTP_CODES.get(error.status_code, f"http_{error.status_code}")
     detail = str(error.detail)
     if error.status_code == 404:
@@ -116,10 +112,10 @@ def _on_database_down(request: Request, error: Exception) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    app.add_exception_handler(ProblemError, _on_problem)
-    app.add_exception_handler(StoreError, _on_store)
-    app.add_exception_handler(IllegalTransition, _on_illegal)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
+    app.exception_handler(ProblemError)(_on_problem)
+    app.exception_handler(StoreError)(_on_store)
+    app.exception_handler(IllegalTransition)(_on_illegal)
+    app.exception_handler(RequestValidationError)(_on_invalid)
+    app.exception_handler(HTTPException)(_on_http)
     for error in (OperationalError, InterfaceError, PoolTimeout):
-        app.add_exception_handler(error, _on_database_down)
+        app.exception_handler(error)(_on_database_down)

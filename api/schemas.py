@@ -137,7 +137,6 @@ class MetricPoint(Out):
     step: int
     epoch: int
     value: float
-    attempt: int
 
 
 class MetricSeries(Out):
@@ -148,10 +147,11 @@ class MetricSeries(Out):
 
 class LatestMetric(Out):
     step: int
+    epoch: int
     value: float
 
 
-class BestCheckpoint(Out):
+class BestEvaluation(Out):
     ap: float
     step: int
     epoch: int
@@ -159,7 +159,7 @@ class BestCheckpoint(Out):
 
 class MetricsSummary(Out):
     latest: dict[str, LatestMetric] = Field(description="Last value of every metric of the job.")
-    best: BestCheckpoint | None = Field(description="Best validation AP so far.")
+    best: BestEvaluation | None = Field(description="Best validation AP so far.")
 
 
 class Metrics(Out):
@@ -195,8 +195,10 @@ class EndEvent(Out):
 
 
 class LogChunk(Out):
-    attempt: int | None
+    """A piece of a log, addressed by bytes of UTF-8."""
+
     text: str
+    offset: int = Field(description="Where the text begins; beyond what was asked for if older bytes were dropped.")
     next_offset: int = Field(description="Pass as `offset` to read on.")
     truncated: bool = Field(description="Whether there is more to read now.")
 
@@ -277,6 +279,7 @@ class DatasetIn(BaseModel):
     root: str = Field(
         min_length=1,
         max_length=4096,
+        pattern=r"^[^\x00]+$",
         description="Folder with train.json, train/, val.json, val/, or COCO's own layout; under an allowed root.",
     )
 
@@ -320,8 +323,9 @@ class Worker(Out):
     hostname: str
     pid: int
     queues: list[str]
-    device: dict[str, Any]
-    state: str
+    device: dict[str, Any] = Field(description="What it computes on.")
+    telemetry: dict[str, Any] | None = Field(description="Utilisation and memory, as last told.")
+    state: Literal["idle", "busy", "stopped", "lost"] = Field(description="lost: silent without having signed off.")
     alive: bool = Field(description="Whether its heartbeat is recent, by the database's clock.")
     current_job: str | None
     started_at: datetime

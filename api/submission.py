@@ -1,6 +1,7 @@
 """From a spec to a queued job: what it names is looked up, the preflight runs, and only then is it stored."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 from api.deps import Parts
 from api.problems import ProblemError
 from api.schemas import DryRun, FieldProblem, Job, SpecProblem
+from api.validation import pointer
 from api.views import job_full
 from store import datasets, jobs
 from store.errors import NotFound, OutsideRoots, TeacherNotReady
@@ -38,8 +40,8 @@ class _Review:
     teacher: TeacherFacts | None = None
     problems: list[SpecProblem] = field(default_factory=list)
 
-    def refuse(self, code: str, pointer: str, detail: str, expected: str) -> None:
-        self.problems.append(SpecProblem(code=code, field=pointer, detail=detail, expected=expected, severity="error"))
+    def refuse(self, code: str, where: str, detail: str, expected: str) -> None:
+        self.problems.append(SpecProblem(code=code, field=where, detail=detail, expected=expected, severity="error"))
 
     @property
     def errors(self) -> list[SpecProblem]:
@@ -92,8 +94,24 @@ def _refusal(review: _Review) -> ProblemError:
     return ProblemError(422, code, f"the job has {count}: {errors[0].detail}", errors=errors)
 
 
+def _nul_texts(value: object, path: tuple[int | str, ...] = ()) -> Iterator[str]:
+    """Pointers of texts with NUL in them, which neither PostgreSQL nor a file system takes."""
+    if isinstance(value, str) and "\0" in value:
+        yield pointer(path)
+    elif isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _nul_texts(child, (*path, key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _nul_texts(child, (*path, index))
+
+
 def _review(spec: JobSpec, parts: Parts, *, session: Session) -> _Review:
     review = _Review(spec)
+    for where in _nul_texts(spec.model_dump(mode="json")):
+        review.refuse("text_invalid", where, "the text holds a NUL character", "a text without it")
+    if review.errors:
+        return review
     review.dataset = _find_dataset(review, session=session)
     _check_weights(review, "teacher", parts, session=session)
     _check_weights(review, "student", parts, session=session)
@@ -134,14 +152,14 @@ def _check_weights(review: _Review, part: _Part, parts: Parts, *, session: Sessi
 
 
 def _check_file(review: _Review, part: _Part, weights: FileWeights, roots: tuple[Path, ...]) -> None:
-    pointer = f"/{part}/weights/file"
+    where = f"/{part}/weights/file"
     try:
         real = datasets.allowed_path(weights.file, roots)
     except OutsideRoots as error:
-        review.refuse("outside_roots", pointer, str(error), "a file under an allowed root")
+        review.refuse("outside_roots", where, str(error), "a file under an allowed root")
         return
     if not real.is_file():
-        review.refuse("file_not_found", pointer, f"there is no file {weights.file}", "a checkpoint file")
+        review.refuse("file_not_found", where, f"there is no file {weights.file}", "a checkpoint file")
         return
     # Stored as the real, absolute path: the worker has another working directory.
     owner = getattr(review.spec, part)

@@ -7,7 +7,6 @@ from sqlalchemy import text
 
 from api.deps import Parts, PartsDep
 from api.schemas import Dependency, Health, Readiness
-from store.upgrade import current_revision, newest_revision
 
 router = APIRouter(tags=["health"])
 
@@ -50,6 +49,8 @@ def _database(parts: Parts) -> str:
 
 
 def _migrations(parts: Parts) -> str:
+    from store.upgrade import current_revision, newest_revision  # Alembic is slow to import
+
     current, newest = current_revision(parts.settings.database_url), newest_revision()
     return "" if current == newest else f"the tables are at revision {current}, this server needs {newest}"
 

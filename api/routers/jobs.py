@@ -83,8 +83,9 @@ def get(job_id: str, session: ReadSession) -> Job:
 
 @router.post("/{job_id}/cancel", name="cancel", status_code=202)
 def cancel(job_id: str, session: WriteSession) -> Job:
-    """Ask a job, and its baseline twin, to stop. A waiting job is cancelled at once; a running one says `cancelling` first.
+    """Ask a job, and its baseline twin, to stop.
 
+    A waiting job is cancelled at once; a running one says `cancelling` first.
     Cancelling twice is no error; 409 where the job has ended otherwise.
     """
     return job_full(jobs.request_cancel(job_id, session=session))

@@ -1,0 +1,94 @@
+"""What a job has to tell: attempts, log, report."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import PlainTextResponse, Response
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.deps import ReadSession
+from api.reports import build_report
+from api.schemas import Attempt, Items, LogChunk, Report
+from store import jobs, logs, models
+
+router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
+
+LOG_BYTES = 1 << 20
+
+
+@router.get("/attempts", name="attempts")
+def attempts(job_id: str, session: ReadSession) -> Items[Attempt]:
+    """Every start of the job: where it ran, from which step it went on, and how it ended."""
+    jobs.get(job_id, session=session)
+    rows = session.scalars(
+        select(models.Attempt).where(models.Attempt.job_id == job_id).order_by(models.Attempt.number)
+    )
+    return Items(data=[_attempt(row) for row in rows])
+
+
+def _attempt(row: models.Attempt) -> Attempt:
+    same = {name: getattr(row, name) for name in Attempt.model_fields if hasattr(row, name)}
+    seconds = None if row.ended_at is None else (row.ended_at - row.started_at).total_seconds()
+    return Attempt.model_validate({**same, "outcome": row.outcome and row.outcome.value, "seconds": seconds})
+
+
+@router.get("/report", name="report")
+def report(job_id: str, session: ReadSession) -> Report:
+    """Student against its no-distillation baseline and its teacher: AP, AP per class, parameters, gain, recovery.
+
+    What is not known, or not yet, is null with a `reason`.
+    """
+    return build_report(jobs.get(job_id, session=session), session=session)
+
+
+@router.get(
+    "/logs",
+    name="logs",
+    response_model=LogChunk,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def log(
+    job_id: str,
+    request: Request,
+    session: ReadSession,
+    offset: Annotated[int, Query(ge=-(2**53), le=2**53, description="Bytes; negative: from the end.")] = 0,
+    attempt: Annotated[int | None, Query(ge=1, le=10_000, description="Only what this attempt wrote.")] = None,
+    format: Annotated[  # noqa: A002
+        Literal["json", "text"] | None, Query(description="Overrides the Accept header.")
+    ] = None,
+) -> LogChunk | Response:
+    """What the training printed, at most 1 MiB at once. As text/plain, `X-Next-Offset` says where to read on."""
+    jobs.get(job_id, session=session)
+    chunk = _log_chunk(job_id, offset, attempt, session=session)
+    if prefers(request, format, "text", "text/plain"):
+        return PlainTextResponse(chunk.text, headers={"X-Next-Offset": str(chunk.next_offset)})
+    return chunk
+
+
+def prefers(request: Request, format_: str | None, short: str, media_type: str) -> bool:
+    """Whether another form than JSON is wanted: `?format=` decides, else an Accept that names it and not JSON."""
+    if format_ is not None:
+        return format_ == short
+    accept = request.headers.get("accept", "")
+    return media_type in accept and "application/json" not in accept
+
+
+def _log_chunk(job_id: str, offset: int, attempt: int | None, *, session: Session) -> LogChunk:
+    limit = LOG_BYTES
+    last: int | None = None
+    if attempt is not None:
+        first, last = _bounds(job_id, attempt, session=session)
+        offset = max(last + offset, first) if offset < 0 else max(offset, first)
+        limit = min(limit, max(last - offset, 0))
+    page = logs.read(job_id, offset=offset, limit_bytes=limit, session=session)
+    size = page.size if last is None else last
+    return LogChunk(text=page.text, offset=page.start, next_offset=page.end, truncated=page.end < size)
+
+
+def _bounds(job_id: str, attempt: int, *, session: Session) -> tuple[int, int]:
+    """First and last byte of what an attempt wrote; an attempt writes without a gap, and after those before it."""
+    row = models.LogChunk
+    statement = select(func.min(row.offset), func.max(row.offset + row.bytes))
+    first, last = session.execute(statement.where(row.job_id == job_id, row.attempt == attempt)).one()
+    return first or 0, last or 0
