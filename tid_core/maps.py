@@ -168,8 +168,8 @@ def _decorate(figure: "Figure", grid: Any, scores: Any, title: str) -> None:
     for ax, name in zip(grid[0], columns, strict=True):
         ax.set_title(name, fontsize=9)
     meanings = {
-        "key: the teacher is right here": KEY,
-        "weak: the student lags behind": WEAK,
+        "key: what matters": KEY,
+        "weak: where the student lags": WEAK,
         **{f"{region} value": colour for region, colour in REGION_COLOURS.items()},
     }
     patches = [Patch(facecolor=colour, label=name) for name, colour in meanings.items()]

@@ -16,8 +16,9 @@ Targets = Sequence[Mapping[str, Tensor]]
 
 # An IoU up to this is no overlap at all: argmax over such values would pick a ground truth at random.
 NO_OVERLAP = 1e-6
-# Pairs of box and ground truth compared at once: 4 MiB a tensor, which stays in a CPU's cache and bounds memory.
-PAIRS_AT_ONCE = 2**20
+# Pairs of box and ground truth compared at once, which bounds memory. 4 MiB a tensor stays in a CPU's cache; a GPU
+# wants few large kernels.
+PAIRS_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
 TINY = 1e-9
 
 
@@ -52,7 +53,7 @@ def pad_truth(targets: Targets) -> Truth:
 
 def match(boxes_NL4: Tensor, truth: Truth, overlap: Overlap) -> Match:
     """Best ground truth of each box by `overlap`; the first of equals."""
-    step = max(1, PAIRS_AT_ONCE // truth.real_NM.numel())
+    step = max(1, PAIRS_AT_ONCE[boxes_NL4.device.type] // truth.real_NM.numel())
     parts = [_match_some(boxes_Nl4, truth, overlap) for boxes_Nl4 in torch.split(boxes_NL4, step, dim=1)]
     value, index, touches = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
     return Match(value, index, touches)

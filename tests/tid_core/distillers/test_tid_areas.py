@@ -201,9 +201,9 @@ def test_memory_bound_changes_nothing(make_scene: Callable[..., Any], monkeypatc
     scene = make_scene()
     padded = truth.pad_truth(scene.targets)
     for overlap in ("iou", "diou"):
-        monkeypatch.setattr(truth, "PAIRS_AT_ONCE", 2**20)
+        monkeypatch.setitem(truth.PAIRS_AT_ONCE, "cpu", 2**20)
         whole = truth.match(scene.teacher.boxes_NL4, padded, overlap)
-        monkeypatch.setattr(truth, "PAIRS_AT_ONCE", 100)
+        monkeypatch.setitem(truth.PAIRS_AT_ONCE, "cpu", 100)
         parts = truth.match(scene.teacher.boxes_NL4, padded, overlap)
         assert whole.value_NL.equal(parts.value_NL)
         assert whole.index_NL.equal(parts.index_NL)
