@@ -66,7 +66,7 @@ TRUNKS: dict[str, TrunkInfo] = {
         _modules((16, 16), (13, 15), (7, 12), (4, 6), (2, 3), (0, 1)),
         eps=1e-3,
     ),
-    "conv5": TrunkInfo("conv5", ("2", "3", "4"), (48, 64, 96), (), _modules((4, 4), (3, 3), (2, 2), (1, 1), (0, 0))),
+    "conv5": TrunkInfo("conv5", ("2", "3", "4"), (32, 48, 64), (), _modules((4, 4), (3, 3), (2, 2), (1, 1), (0, 0))),
 }
 
 
@@ -129,9 +129,9 @@ _PARAMETERS = {
     "fcos_mobilenet_v2_fpn": 10_481_504,
     "fcos_mobilenet_v3_large_fpn": 11_153_808,
     "fcos_resnet18_small": 11_927_904,
-    "fcos_conv5_tiny": 787_664,
+    "fcos_conv5_tiny": 731_840,
     "retinanet_resnet18_small": 12_584_055,
-    "retinanet_conv5_tiny": 1_443_815,
+    "retinanet_conv5_tiny": 1_387_991,
 }
 _COCO_MAP = {"retinanet_resnet50_fpn": 36.4, "retinanet_resnet50_fpn_v2": 41.5, "fcos_resnet50_fpn": 39.2}
 _STANDARD = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")

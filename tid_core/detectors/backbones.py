@@ -17,7 +17,7 @@ from tid_core.catalogue import DetectorInfo, TrunkInfo
 Norm = Literal["batch", "frozen", "group"]
 NormLayer = Callable[[int], nn.Module]
 
-CONV5_WIDTHS = (3, 16, 32, 48, 64, 96)
+CONV5_WIDTHS = (3, 16, 24, 32, 48, 64)
 
 
 def build_backbone(info: DetectorInfo, norm: Norm) -> BackboneWithFPN:
