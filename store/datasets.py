@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import or_, select, tuple_
+from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -67,5 +67,5 @@ def page(*, session: Session, limit: int = 50, after: Cursor | None = None) -> l
     """Datasets, newest first."""
     statement = select(Dataset).order_by(Dataset.created_at.desc(), Dataset.id.desc()).limit(limit)
     if after is not None:
-        statement = statement.where(tuple_(Dataset.created_at, Dataset.id) < tuple_(after.created_at, after.id))
+        statement = statement.where(after.older(Dataset.created_at, Dataset.id))
     return list(session.scalars(statement))

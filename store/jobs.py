@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import ColumnElement, literal, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from store.db import db_now
+from store.db import UTCTime, db_now
 from store.errors import IdempotencyConflict, NotFound, TeacherNotReady
 from store.fencing import locked, move
 from store.models import Checkpoint, Job, Json
@@ -25,10 +25,14 @@ class Created(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """Position in a list of jobs, newest first."""
+    """Position in a list that has its newest row first."""
 
     created_at: datetime
     id: str
+
+    def older(self, created_at: ColumnElement[datetime], row_id: ColumnElement[str]) -> ColumnElement[bool]:
+        """The rows that follow this position."""
+        return tuple_(created_at, row_id) < tuple_(literal(self.created_at, UTCTime()), literal(self.id))
 
 
 def create(
@@ -100,7 +104,7 @@ def page(
     """Jobs, newest first; stable while others are added. Ask for one more than is shown to learn if more follow."""
     statement = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
     if after is not None:
-        statement = statement.where(tuple_(Job.created_at, Job.id) < tuple_(after.created_at, after.id))
+        statement = statement.where(after.older(Job.created_at, Job.id))
     if states:
         statement = statement.where(Job.state.in_(states))
     if methods:

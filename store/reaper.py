@@ -73,8 +73,8 @@ def due_doorbells(*, ring_seconds: float, session: Session) -> list[Doorbell]:
         statement.returning(Job.priority, Job.created_at, Job.id, Job.queue),
         execution_options={"synchronize_session": False},
     )
-    in_order = sorted(rows.tuples())
-    return [Doorbell(job_id, queue, priority) for priority, _, job_id, queue in in_order]
+    in_order = sorted(rows, key=lambda row: (row.priority, row.created_at, row.id))
+    return [Doorbell(row.id, row.queue, row.priority) for row in in_order]
 
 
 def _expire(job: Job, *, session: Session) -> Expired:

@@ -47,9 +47,7 @@ class World:
         claim = self.claim(job_id, worker_id)
         assert claim is not None
         with self.database.write() as session:
-            claims.mark_started(
-                claim, resumed_from_step=resumed_from_step, total_steps=100, epochs=2, session=session
-            )
+            claims.mark_started(claim, resumed_from_step=resumed_from_step, total_steps=100, epochs=2, session=session)
         return claim
 
     def job(self, job_id: str) -> Job:
@@ -62,7 +60,9 @@ class World:
     def silence(self, job_id: str) -> None:
         """Let the lease be over, as if its worker had not been heard of for ages."""
         with self.database.write() as session:
-            session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=datetime(2020, 1, 1, tzinfo=UTC)))
+            session.execute(
+                update(Job).where(Job.id == job_id).values(lease_expires_at=datetime(2020, 1, 1, tzinfo=UTC))
+            )
 
     def expire(self, job_id: str) -> State:
         self.silence(job_id)

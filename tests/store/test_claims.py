@@ -98,7 +98,9 @@ def _everything(world, job_id):
 
 def test_a_result_ends_the_job_and_its_lease(world, running):
     with world.database.write() as session:
-        claims.record_progress(running, step=100, epoch=2, eta_seconds=0.0, progress={"phase": "export"}, session=session)
+        claims.record_progress(
+            running, step=100, epoch=2, eta_seconds=0.0, progress={"phase": "export"}, session=session
+        )
         assert claims.finish(running, Outcome.SUCCEEDED, session=session) is State.SUCCEEDED
     job = world.job(running.job_id)
     assert (job.state, job.step, job.lease_token, job.worker_id) == (State.SUCCEEDED, 100, None, "worker-1")
@@ -110,7 +112,9 @@ def test_a_result_ends_the_job_and_its_lease(world, running):
 
 def test_a_failure_keeps_its_reason_in_storable_text(world, running):
     with world.database.write() as session:
-        claims.finish(running, Outcome.FAILED, reason="non_finite_loss", detail="loss/cls\0\ud800 at 7", session=session)
+        claims.finish(
+            running, Outcome.FAILED, reason="non_finite_loss", detail="loss/cls\0\ud800 at 7", session=session
+        )
     job = world.job(running.job_id)
     assert (job.state, job.status_reason) == (State.FAILED, "non_finite_loss")
     assert job.detail is not None

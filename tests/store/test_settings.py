@@ -1,0 +1,53 @@
+"""Settings come from TID_* variables, and a bad one is named."""
+
+from pathlib import Path
+
+import pytest
+
+from store.settings import Settings, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch, tmp_path):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"TID_{name.upper()}", raising=False)
+    monkeypatch.setenv("TID_HOME", str(tmp_path))
+
+
+def test_what_is_not_set_lies_under_home(tmp_path):
+    settings = load_settings()
+    assert settings.database_url == f"sqlite:///{tmp_path}/tid.db"
+    assert (settings.artifacts, settings.data_roots) == (tmp_path / "artifacts", (tmp_path / "data",))
+    assert Settings(home=tmp_path / "other").artifacts == tmp_path / "other" / "artifacts"
+
+
+def test_values_are_read_as_they_are_meant(monkeypatch):
+    monkeypatch.setenv("TID_DATA_ROOTS", "/data:/more")
+    monkeypatch.setenv("TID_DATABASE_URL", "postgres://tid:p%40ss@db/tid")
+    monkeypatch.setenv("TID_PORT", "")
+    settings = load_settings()
+    assert settings.data_roots == (Path("/data"), Path("/more"))
+    assert settings.database_url == "postgresql+psycopg://tid:p%40ss@db/tid"
+    assert settings.port == Settings.model_fields["port"].default
+    assert "p%40ss" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("TID_PORT", "http", "TID_PORT: .*'http'"),
+        ("TID_LEASE_SECONDS", "3", "TID_LEASE_SECONDS .*at least twice TID_HEARTBEAT_SECONDS"),
+        ("TID_REAPER_SECONDS", "0", "TID_REAPER_SECONDS: .*greater than 0"),
+        (
+            "TID_DATABASE_URL",
+            "mysql://u:secret@h/d",
+            "TID_DATABASE_URL: 'mysql' is not .* it knows sqlite and postgresql",
+        ),
+        ("TID_DATABASE_URL", "tid.db", "TID_DATABASE_URL: not a database URL; write sqlite:///FILE"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_would_be_right(monkeypatch, name, value, says):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=says) as caught:
+        load_settings()
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,54 @@
+"""Every move that the table does not have is refused, in the database as on paper."""
+
+import itertools
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from store.fencing import locked, move
+from store.states import ENDED, OWNED, TRANSITIONS, WITHOUT_WORKER, IllegalTransition, State, check
+
+LEGAL = {
+    "queued": "starting paused cancelled failed",
+    "starting": "running queued pausing cancelling failed",
+    "running": "succeeded failed queued pausing cancelling",
+    "pausing": "paused succeeded failed cancelling",
+    "paused": "queued cancelled",
+    "cancelling": "cancelled",
+    "cancelled": "",
+    "succeeded": "",
+    "failed": "",
+}
+
+
+@pytest.mark.parametrize(("old", "new"), itertools.product(State, State))
+def test_the_table_allows_what_is_written_here_and_nothing_else(old, new):
+    if new in LEGAL[old].split():
+        check(old, new)
+        return
+    with pytest.raises(IllegalTransition) as caught:
+        check(old, new)
+    assert f"from {old} to {new}" in str(caught.value)
+    assert all(allowed in str(caught.value) for allowed in LEGAL[old].split())
+
+
+def test_the_sets_of_states_agree_with_the_table():
+    assert {state for state in State if not TRANSITIONS[state]} == ENDED
+    assert set(WITHOUT_WORKER) == OWNED
+    assert all(new in TRANSITIONS[old] for old, new in WITHOUT_WORKER.items())
+
+
+def test_a_refused_move_leaves_the_job_as_it_was(world):
+    job_id = world.submit().id
+    for new in (State.RUNNING, State.SUCCEEDED, State.CANCELLING, State.QUEUED):
+        with pytest.raises(IllegalTransition), world.database.write() as session:
+            move(locked(job_id, session=session), new, session=session)
+    assert world.state(job_id) is State.QUEUED
+
+
+@pytest.mark.parametrize("assignment", ["state = 'dreaming'", "lease_token = 'x'"])
+def test_the_database_itself_refuses_what_cannot_be(world, assignment):
+    job_id = world.submit().id
+    with pytest.raises(IntegrityError), world.database.write() as session:
+        session.execute(text(f"UPDATE jobs SET {assignment} WHERE id = :id"), {"id": job_id})
