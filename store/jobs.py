@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, literal, select, tuple_
+from sqlalchemy import ColumnElement, SQLColumnExpression, literal, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -30,7 +30,7 @@ class Cursor(NamedTuple):
     created_at: datetime
     id: str
 
-    def older(self, created_at: ColumnElement[datetime], row_id: ColumnElement[str]) -> ColumnElement[bool]:
+    def older(self, created_at: SQLColumnExpression[datetime], row_id: SQLColumnExpression[str]) -> ColumnElement[bool]:
         """The rows that follow this position."""
         return tuple_(created_at, row_id) < tuple_(literal(self.created_at, UTCTime()), literal(self.id))
 

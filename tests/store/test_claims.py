@@ -68,13 +68,13 @@ WRITES: dict[str, Callable[[Claim, Session], object]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("write", WRITES)
-def test_a_worker_that_slept_past_its_lease_writes_nothing_more(world, running, write):
+def test_a_worker_that_slept_past_its_lease_writes_nothing_more(world, running):
     assert world.expire(running.job_id) is State.QUEUED
     second = world.start(running.job_id, worker_id="worker-2")
     before = _everything(world, running.job_id)
-    with pytest.raises(LeaseLost), world.database.write() as session:
-        WRITES[write](running, session)
+    for write in WRITES.values():
+        with pytest.raises(LeaseLost), world.database.write() as session:
+            write(running, session)
     with world.database.write() as session:
         assert claims.renew(running, lease_seconds=20, session=session) is None
     assert _everything(world, running.job_id) == before
@@ -98,9 +98,7 @@ def _everything(world, job_id):
 
 def test_a_result_ends_the_job_and_its_lease(world, running):
     with world.database.write() as session:
-        claims.record_progress(
-            running, step=100, epoch=2, eta_seconds=0.0, progress={"phase": "export"}, session=session
-        )
+        claims.record_progress(running, step=100, epoch=2, eta_seconds=0.0, progress={}, session=session)
         assert claims.finish(running, Outcome.SUCCEEDED, session=session) is State.SUCCEEDED
     job = world.job(running.job_id)
     assert (job.state, job.step, job.lease_token, job.worker_id) == (State.SUCCEEDED, 100, None, "worker-1")

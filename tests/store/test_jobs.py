@@ -134,8 +134,8 @@ def test_only_a_job_that_succeeded_teaches(world, running):
 
     with world.database.write() as session:
         checkpoints.record(
-            running, name="best", file_format="safetensors", key="k", sha256="0" * 64, num_bytes=1, step=1, epoch=1, ap=0.5,
-            session=session,
+            running, name="best", file_format="safetensors", key="k", sha256="0" * 64, num_bytes=1, step=1, epoch=1,
+            ap=0.5, session=session,
         )  # fmt: skip
     with pytest.raises(TeacherNotReady, match="is running"):
         teacher()

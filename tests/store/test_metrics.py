@@ -76,20 +76,19 @@ def test_an_attempt_from_the_start_supersedes_everything(world, running):
     assert read(world, second) == []
 
 
-@pytest.mark.parametrize("max_points", [2, 3, 4, 17, 100])
-def test_a_thinned_series_keeps_its_ends_its_extremes_and_nothing_invented(world, running, max_points):
-    draw = random.Random(max_points)
+def test_a_thinned_series_keeps_its_ends_its_extremes_and_nothing_invented(world, running):
+    draw = random.Random(0)
     steps = sorted(draw.sample(range(100_000), 900))
     values = {step: draw.gauss(0, 1) for step in steps}
     values[steps[441]], values[steps[442]] = 99.0, -99.0
     record(world, running, steps, value=lambda step: values[step])
-    thinned = read(world, running, max_points=max_points)
-    assert len(thinned) <= max_points
-    assert (thinned[0].step, thinned[-1].step) == (steps[0], steps[-1])
-    assert [s.step for s in thinned] == sorted({s.step for s in thinned})
-    assert all(values[s.step] == s.value for s in thinned)
-    if max_points >= 4:
-        assert {99.0, -99.0} <= {s.value for s in thinned}
+    for max_points in (2, 3, 4, 17, 100):
+        thinned = read(world, running, max_points=max_points)
+        assert max_points // 2 <= len(thinned) <= max_points
+        assert (thinned[0].step, thinned[-1].step) == (steps[0], steps[-1])
+        assert [s.step for s in thinned] == sorted({s.step for s in thinned})
+        assert all(values[s.step] == s.value for s in thinned)
+        assert max_points < 4 or {99.0, -99.0} <= {s.value for s in thinned}
 
 
 def test_each_range_of_a_thinned_series_keeps_its_own_extremes(world, running):

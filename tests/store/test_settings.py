@@ -41,7 +41,7 @@ def test_values_are_read_as_they_are_meant(monkeypatch):
         (
             "TID_DATABASE_URL",
             "mysql://u:secret@h/d",
-            "TID_DATABASE_URL: 'mysql' is not .* it knows sqlite and postgresql",
+            "TID_DATABASE_URL: 'mysql' is not .* sqlite and postgresql",
         ),
         ("TID_DATABASE_URL", "tid.db", "TID_DATABASE_URL: not a database URL; write sqlite:///FILE"),
     ],
