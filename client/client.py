@@ -125,7 +125,7 @@ class Client:
     def metrics(
         self, job_id: str, *names: str, since_step: int | None = None, max_points: int | None = None
     ) -> schemas.Metrics:
-        """The series named (all, if none), and the latest values and best mAP of the job."""
+        """The series named (all, if none) after `since_step`, and the latest values and best mAP of the job."""
         params = {"name": list(names) or None, "since_step": since_step, "max_points": max_points}
         return self._get(f"/jobs/{job_id}/metrics", schemas.Metrics, params)
 
@@ -238,7 +238,7 @@ class Client:
 
     def ready(self) -> schemas.Readiness:
         """Whether the server can work; not ready is an answer here, not an error."""
-        response = self._transport.http.get("/readyz")
+        response = self._transport.request("GET", "/readyz", accept=(503,))
         return schemas.Readiness.model_validate_json(response.content)
 
     def _get(self, path: str, kind: type[Answer], params: dict[str, Any] | None = None) -> Answer:

@@ -21,6 +21,7 @@ class DemoSize:
     teacher_epochs: int
     student_epochs: int
     batch_size: int
+    warmup_steps: int
     shares: tuple[float, float, float] = (0.60, 0.22, 0.18)
 
     def split(self, seeds: int) -> tuple[float, float, float]:
@@ -30,8 +31,8 @@ class DemoSize:
         return teacher / whole, seeds * student / whole, seeds * baseline / whole
 
 
-FULL = DemoSize(images=1000, teacher_epochs=14, student_epochs=8, batch_size=16)
-QUICK = DemoSize(images=64, teacher_epochs=2, student_epochs=2, batch_size=8)
+FULL = DemoSize(images=1000, teacher_epochs=14, student_epochs=8, batch_size=16, warmup_steps=50)
+QUICK = DemoSize(images=64, teacher_epochs=2, student_epochs=2, batch_size=8, warmup_steps=4)
 
 TEACHER = "fcos_resnet18_small"
 STUDENT = "fcos_conv5_tiny"
@@ -52,7 +53,7 @@ def teacher_spec(dataset: str, size: DemoSize) -> dict[str, Any]:
         "student": {"detector": TEACHER},
         "dataset": dataset,
         "data": DATA,
-        "training": _recipe(size.teacher_epochs, size.batch_size, seed=0),
+        "training": _recipe(size, size.teacher_epochs, seed=0),
         "evaluation": {"maps": 0},
     }
 
@@ -66,21 +67,21 @@ def student_spec(dataset: str, teacher_job: str, size: DemoSize, seed: int) -> d
         "dataset": dataset,
         "method": "tid",
         "data": DATA,
-        "training": _recipe(size.student_epochs, size.batch_size, seed=seed),
+        "training": _recipe(size, size.student_epochs, seed=seed),
         "evaluation": {"maps": 4},
         "baseline": True,
     }
 
 
-def _recipe(epochs: int, batch_size: int, *, seed: int) -> dict[str, Any]:
+def _recipe(size: DemoSize, epochs: int, *, seed: int) -> dict[str, Any]:
     return {
         "epochs": epochs,
-        "batch_size": batch_size,
+        "batch_size": size.batch_size,
         "optimizer": "adamw",
         "lr": 0.001,
         "weight_decay": 0.01,
         "schedule": "cosine",
-        "warmup_steps": 50,
+        "warmup_steps": size.warmup_steps,
         "clip_grad_norm": 10.0,
         "seed": seed,
     }

@@ -8,12 +8,11 @@ from typing import Any, BinaryIO
 
 import httpx
 
-from client.errors import ApiError, DownloadError
-from client.transport import Transport, unreachable
+from client.errors import ApiError, DownloadError, ServerUnreachable
+from client.transport import Transport
 
 OnBytes = Callable[[int, int | None], None]
 """Called with the bytes that lie on disk and the size of the file, if known."""
-CHUNK = 1 << 18
 PATIENCE = 8
 """Attempts in a row that bring no byte before it gives up."""
 
@@ -36,24 +35,30 @@ def fetch(
         ServerUnreachable, ApiError: as for every request.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    idle = 0
+    idle, part, have = 0, None, 0
     while True:
-        sha256 = _announced(transport, path, params)
-        part = target.with_name(f"{target.name}.{sha256[:12]}.part")
-        before = _size(part)
         try:
+            sha256 = _announced(transport, path, params)
+            part = target.with_name(f"{target.name}.{sha256[:12]}.part")
+            have = _size(part)
             if _receive(transport, path, part, params=params, sha256=sha256, on_bytes=on_bytes):
                 return _accept(part, target, sha256)
-        except httpx.TransportError as error:
-            idle = 0 if _size(part) > before else idle + 1
+        except (httpx.TransportError, ServerUnreachable) as error:
+            if part is None:
+                raise
+            idle, have = (0 if _size(part) > have else idle + 1), _size(part)
             if idle >= PATIENCE:
-                raise DownloadError(
-                    f"{target.name}: the connection broke {idle} times without a new byte ({_size(part):,} bytes are "
-                    f"kept); run the same command again to continue. {unreachable(transport.url, error)}"
-                ) from error
+                raise DownloadError(_gave_up(target, part, idle)) from error
             transport.pause(idle)
         except OSError as error:
             raise DownloadError(f"cannot write {part}: {error.strerror or error}") from error
+
+
+def _gave_up(target: Path, part: Path, idle: int) -> str:
+    return (
+        f"{target.name}: the connection broke {idle} times without a new byte; {_size(part):,} bytes are kept, "
+        "run the same command again to go on from there"
+    )
 
 
 def _announced(transport: Transport, path: str, params: dict[str, Any] | None) -> str:
@@ -89,7 +94,8 @@ def _receive(
 def _copy(response: httpx.Response, file: BinaryIO, on_bytes: OnBytes | None) -> None:
     have = file.tell()
     total = have + int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
-    for chunk in response.iter_raw(CHUNK):
+    # No chunk size: httpx would hold back what does not fill a chunk, and lose it when the connection breaks.
+    for chunk in response.iter_raw():
         file.write(chunk)
         have += len(chunk)
         if on_bytes is not None:

@@ -40,8 +40,9 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         json: Any = None,
         headers: Mapping[str, str] | None = None,
+        accept: tuple[int, ...] = (),
     ) -> httpx.Response:
-        """Send, and try again on a lost connection or a busy server if `repeatable`.
+        """Send, and try again on a lost connection or a busy server if `repeatable`; statuses in `accept` are answers.
 
         Raises:
             ServerUnreachable: no answer. ApiError: the answer is a problem.
@@ -56,6 +57,8 @@ class Transport:
                     raise unreachable(self.url, error) from error
                 self.pause(attempt)
                 continue
+            if response.status_code in accept:
+                return response
             if response.status_code in BUSY and not last:
                 self.pause(attempt, response.headers.get("Retry-After"))
                 continue

@@ -25,7 +25,7 @@ def metrics(
     job: JobName,
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="e.g. val/AP loss/total.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Every point, as CSV.")] = False,
-    since_step: Annotated[int | None, typer.Option(min=0, help="Leave out earlier points.")] = None,
+    since_step: Annotated[int | None, typer.Option(min=0, help="Only points after this step.")] = None,
     url: Url = None,
 ) -> None:
     """Show a job's metrics, or print them as CSV.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from client.console import complain, say
+from client.console import say
 
 
 def register(app: typer.Typer) -> None:
@@ -91,9 +91,14 @@ def train(
 
     Run it again to go on where it was interrupted.
     """
-    if not spec.is_file():
-        complain(f"there is no file {spec}")
-        raise typer.Exit(1)
+    from importlib.util import find_spec
+
+    from client.errors import ClientError
+    from client.specs import parse, read_document
+
+    parse(spec, read_document(spec))
+    if find_spec("torch") is None:
+        raise ClientError("training needs torch: install `tid-service[worker]`")
     command = [sys.executable, "-m", "tid_core.run", str(spec), "--out", str(out)]
     command += ["--dataset", str(dataset)] if dataset is not None else []
     sys.stdout.flush()

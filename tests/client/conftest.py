@@ -119,7 +119,7 @@ class Wire:
                 break
         asking.cancel()
         for one in (writer, up_writer):
-            one.transport.abort()
+            one.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -185,3 +185,20 @@ def test_demo_data_is_the_same_for_the_same_seed(tid, tmp_path) -> None:
 
 def test_version(tid) -> None:
     assert tid("--version").out.startswith("tid ")
+
+
+def test_demo_keeps_away_from_a_folder_that_is_in_use(tid, tmp_path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    ran = tid("demo", "--out", tmp_path, "--quick")
+    assert ran.code == 1
+    assert "--force" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_train_checks_the_spec_before_it_starts(tid, spec_file, tmp_path) -> None:
+    document = {**yaml.safe_load(spec_file.read_text()), "training": {"epochs": 0}}
+    spec_file.write_text(yaml.safe_dump(document))
+    ran = tid("train", spec_file, "--out", tmp_path / "out")
+    assert ran.code == 1
+    assert "/training/epochs" in ran.err
+    assert not (tmp_path / "out").exists()

@@ -67,12 +67,12 @@ assert any(value.ndim == 4 for value in plain.values())
 
 def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
     out = tmp_path / "tid-demo"
-    command = [*TID, "demo", "--out", str(out), "--images", "1000"]
+    command = [*TID, "demo", "--out", str(out), "--quick"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            if "running" in line:
+            if "epoch" in line:
                 break
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
