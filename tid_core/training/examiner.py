@@ -10,6 +10,7 @@ from tid_core.detectors.outputs import DenseOutputs
 from tid_core.evaluation import evaluate
 from tid_core.events import Reporter
 from tid_core.plan import RunPlan
+from tid_core.training.area_maps import draw_area_maps
 from tid_core.training.inference import Detections, Inference
 from tid_core.training.precision import Precision
 from tid_core.training.products import evaluation_values, write_checkpoint, write_detections
@@ -102,7 +103,7 @@ class Examiner:
         self.shown.model.load_state_dict(best.weights)
         detections = self._best_detections or self._detect(self.shown, "export", self.shown.dense_forward)
         write_detections(detections, self.parts.val, self.plan, self.report, step=best.step)
-
+        draw_area_maps(self.shown, self.parts, self.plan, self.precision, self.report)
         teacher, final = self.position.teacher_ap, self.position.final_ap
         if teacher is not None and final is not None and teacher <= final:
             detail = f"the teacher's AP is {teacher:.3f}, the student's {final:.3f}"
