@@ -47,12 +47,11 @@ def operation_id(route: APIRoute) -> str:
 
 
 def _as_problem_json(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI describes every answer as application/json; problems have a media type of their own."""
+    """FastAPI describes problems with the media type of a route's good answers; they have one of their own."""
+    schema = {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
     for path in document["paths"].values():
         for operation in path.values():
-            content = operation["responses"].get("default", {}).get("content", {})
-            if schema := content.pop("application/json", None):
-                content[problems.MEDIA_TYPE] = schema
+            operation["responses"]["default"]["content"] = {problems.MEDIA_TYPE: {"schema": schema}}
     return document
 
 
