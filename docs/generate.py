@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from api.openapi import render as render_openapi
+from api.openapi import text as openapi_text
 from store.settings import Settings
 from tid_core import spec
 from tid_core.catalogue import DETECTORS, METHODS
@@ -118,7 +118,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield ROOT / "docs/job-spec.md", job_spec_page()
     yield ROOT / "docs/detectors.md", detectors_page()
     yield ROOT / "docs/settings.md", settings_page()
-    yield ROOT / "openapi.json", render_openapi()
+    yield ROOT / "openapi.json", openapi_text()
 
 
 def main() -> int:

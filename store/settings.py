@@ -43,7 +43,7 @@ class Settings(BaseSettings):
         Path(), description="Folder of checkpoints, maps and resume states; empty = artifacts under home."
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 = any free one.")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 = any free one.")
 
     lease_seconds: Seconds = Field(20.0, description="A worker silent for this long has lost its job.")
     heartbeat_seconds: Seconds = Field(5.0, description="How often a worker renews its lease and its own row.")
