@@ -41,7 +41,7 @@ class Storage:
         self._patience = settings.storage_seconds
         self._prefix = f"jobs/{claim.job_id}/attempt-{claim.attempt}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="storage")
-        self._uploads: list[Future[Upload]] = []
+        self._uploads: list[Future[Upload | None]] = []
         self._closed = False
 
     @property
@@ -60,7 +60,7 @@ class Storage:
         ended = []
         while self._uploads and self._uploads[0].done():
             ended.append(self._uploads.pop(0).result())
-        return ended
+        return [upload for upload in ended if upload is not None]
 
     def path(self, key: str) -> Path:
         """Where a stored file or folder lies on this machine."""
@@ -82,15 +82,15 @@ class Storage:
 
     # -- in the thread
 
-    def _upload(self, event: FileEvent) -> Upload:
+    def _upload(self, event: FileEvent) -> Upload | None:
         deadline = time.monotonic() + self._patience
         while True:
             try:
                 files = {name: self._store.put(key, path) for name, key, path in self._files(event)}
                 return Upload(event, files, _difference(event, files))
-            except FileNotFoundError as error:
-                return Upload(event, {}, Ending("file_gone", f"{error.filename} was gone before it could be stored"))
             except OSError as error:
+                if isinstance(event, ResumeState) and not event.path.exists():
+                    return None  # newer ones have taken its place
                 if self._closed or time.monotonic() > deadline:
                     return Upload(event, {}, _storage_failure(error))
                 time.sleep(_RETRY_SECONDS)

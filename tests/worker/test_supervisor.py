@@ -1,0 +1,174 @@
+"""Attempts at jobs: the real training as the child, and faults thrown in from outside.
+
+The fixtures `lite` (SQLite) and `remote` (PostgreSQL) are a service without API and broker; see conftest.
+"""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from store import logs, outputs, resume_states
+from store.db import db_now
+from store.models import Job
+from store.reaper import expire_leases
+from store.states import Outcome, State
+from worker.shutdown import StopFlag
+
+pytestmark = pytest.mark.xdist_group("supervisor")
+
+STEPS = 24
+Undisturbed = tuple[dict[str, str], dict[tuple[str, int], float]]
+
+
+def test_a_job_is_run_once_and_recorded_whole(remote: Any, undisturbed: Undisturbed) -> None:
+    """On PostgreSQL what it is on SQLite, bit for bit."""
+    job_id = remote.submit()
+    job = remote.run(job_id)
+    assert (job.state, job.status_reason, job.step, job.total_steps) == (State.SUCCEEDED, None, STEPS, STEPS)
+    assert job.run_facts["device"] == "cpu"
+    curves = remote.curves(job_id)
+    assert [step for name, step in sorted(curves) if name == "loss/total"] == list(range(1, STEPS + 1))
+    assert job.best_ap == max(value for (name, _), value in curves.items() if name == "val/AP")
+    assert (remote.weights(job_id), curves) == undisturbed
+    with remote.database.read() as session:
+        assert len(resume_states.keys(job_id, session=session)) == 2
+        assert [file.kind for file in outputs.of_job(job_id, session=session)] == ["detections"]
+    assert not (remote.settings.home / "work" / job_id / "attempt-1").exists()
+
+    remote.run(job_id)  # the same message again
+    assert len(remote.attempts(job_id)) == 1
+
+
+def test_attempts_go_on_where_the_last_state_was_saved(lite: Any, undisturbed: Undisturbed) -> None:
+    """The training is killed; then its worker stops and hands back; a third attempt ends it as if nothing had been."""
+    job_id = lite.submit()
+    thread = lite.start(job_id)
+    os.kill(lite.freeze(job_id, step=5), signal.SIGKILL)
+    thread.join()
+    assert lite.job(job_id).state is State.QUEUED
+
+    thread = lite.start(job_id)
+    child = lite.freeze(job_id, step=11, attempt=2)
+    lite.stop.set()
+    os.kill(child, signal.SIGCONT)
+    thread.join()
+    job = lite.job(job_id)
+    assert (job.state, job.status_reason) == (State.QUEUED, "worker_stopped")
+    assert lite.run(job_id).state is State.QUEUED  # a stopping worker claims nothing
+
+    lite.stop = StopFlag()
+    assert lite.run(job_id).state is State.SUCCEEDED
+    killed, handed_back, last = lite.attempts(job_id)
+    assert (killed.outcome, killed.reason) == (Outcome.CRASHED, "child_killed")
+    assert handed_back.resumed_from_step >= 5
+    assert handed_back.outcome is Outcome.HANDED_BACK
+    assert last.resumed_from_step == handed_back.last_step
+    assert (lite.weights(job_id), lite.curves(job_id)) == undisturbed
+
+
+def test_an_owner_that_lost_its_job_writes_nothing_more(lite: Any) -> None:
+    """As after a long freeze of the worker: the job has gone to another while this training still runs."""
+    job_id = lite.submit()
+    thread = lite.start(job_id)
+    child = lite.freeze(job_id, step=3)
+    with lite.database.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=db_now(-1.0)))
+        assert len(expire_leases(session=session)) == 1
+    lite.claim(job_id, "worker-2")
+    before = lite.curves(job_id)
+    os.kill(child, signal.SIGCONT)
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    job = lite.job(job_id)
+    assert (job.state, job.worker_id, job.attempt) == (State.STARTING, "worker-2", 2)
+    assert lite.curves(job_id) == before
+    assert [attempt.outcome for attempt in lite.attempts(job_id)] == [Outcome.LOST, None]
+
+
+def test_a_cancelled_training_that_does_not_stop_is_killed(lite: Any) -> None:
+    lite.settings = lite.settings.model_copy(update={"cancel_grace_seconds": 0.2})
+    job_id = lite.submit()
+    thread = lite.start(job_id)
+    child = lite.freeze(job_id, step=2)  # frozen, it cannot hear SIGTERM
+    lite.cancel(job_id)
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    job = lite.job(job_id)
+    assert (job.state, job.status_reason) == (State.CANCELLED, "user")
+    assert lite.attempts(job_id)[0].outcome is Outcome.CANCELLED
+
+
+def test_a_training_outlives_an_absence_of_the_database(
+    remote: Any, undisturbed: Undisturbed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it says meanwhile is kept and written afterwards, without holes."""
+    job_id = remote.submit()
+    thread = remote.start(job_id)
+    child = remote.freeze(job_id, step=2)
+    with remote.database_away():
+        os.kill(child, signal.SIGCONT)
+        remote.wait_for(lambda: "training goes on" in caplog.text)
+        remote.freeze(job_id, step=10)
+        os.kill(child, signal.SIGCONT)
+    thread.join()
+    assert remote.job(job_id).state is State.SUCCEEDED
+    assert len(remote.attempts(job_id)) == 1
+    assert (remote.weights(job_id), remote.curves(job_id)) == undisturbed
+
+
+def test_an_owner_without_a_database_gives_up_in_the_end(remote: Any) -> None:
+    remote.settings = remote.settings.model_copy(update={"lease_seconds": 0.4, "heartbeat_seconds": 0.1})
+    job_id = remote.submit()
+    thread = remote.start(job_id)
+    child = remote.freeze(job_id, step=1)
+    with remote.database_away():
+        thread.join()
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_a_dataset_that_is_gone_fails_the_job_for_good(lite: Any, digits: Path, tmp_path: Path) -> None:
+    job_id = lite.submit()
+    moved = digits.rename(tmp_path / "moved")
+    try:
+        job = lite.run(job_id)
+    finally:
+        moved.rename(digits)
+    assert (job.state, job.status_reason) == (State.FAILED, "dataset_invalid")
+    assert str(digits) in job.detail
+
+
+def test_a_teacher_that_never_succeeded_fails_the_job(lite: Any) -> None:
+    teacher = lite.submit()
+    job_id = lite.submit(teacher={"weights": {"job": teacher}}, method="none", baseline=False)
+    job = lite.run(job_id)
+    assert (job.state, job.status_reason) == (State.FAILED, "teacher_not_ready")
+    assert f"job {teacher} is queued" in job.detail
+
+
+def test_a_store_that_takes_no_files_costs_the_attempt_not_the_job(lite: Any) -> None:
+    """The attempt ran well, but its students could not be kept: another one follows."""
+    lite.settings = lite.settings.model_copy(update={"storage_seconds": 0.01})
+    lite.settings.artifacts.mkdir(parents=True)
+    (lite.settings.artifacts / "jobs").write_text("a file where a folder should be")
+    job_id = lite.submit(training={"epochs": 1})
+    job = lite.run(job_id)
+    assert (job.state, job.status_reason) == (State.QUEUED, "storage_failed")
+    assert "does not take" in job.detail
+    assert "storage_failed" in {warning["code"] for warning in job.warnings}
+    with lite.database.read() as session:
+        assert resume_states.keys(job_id, session=session) == []
+
+
+def test_a_failure_of_the_training_is_final_and_its_last_words_are_kept(lite: Any) -> None:
+    job_id = lite.submit(training={"lr": 1e30})
+    job = lite.run(job_id)
+    assert (job.state, job.status_reason) == (State.FAILED, "non_finite_loss")
+    with lite.database.read() as session:
+        assert "failed: non_finite_loss" in logs.tail(job_id, session=session)
