@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from api.schemas import TERMINAL_STATES, JobSummary
+from api.schemas import JobSummary
 from client.console import STATE_STYLES, ap, span
 
 LINE_SECONDS = 15.0
@@ -81,8 +81,7 @@ class Board:
     def _tell(self, label: str, job: JobSummary) -> None:
         now, seen = time.monotonic(), (job.state, job.progress.epoch, job.best_ap)
         last = self._told.get(label)
-        idle = last is not None and now - last[0] < self._lines_every
-        if last is not None and (last[1] == seen and (idle or job.state in TERMINAL_STATES)):
+        if last is not None and last[1] == seen and (job.state != "running" or now - last[0] < self._lines_every):
             return
         self._told[label] = (now, seen)
         self.console.print(f"{time.strftime('%H:%M:%S')}  {escape(label)}  {_words(job)}", soft_wrap=True)

@@ -147,7 +147,8 @@ def conclusions(reports: list[Report], *, quick: bool) -> list[str]:
     told = summary(reports)
     if told["gain"] is None:
         return [f"no gain can be told: {reports[0].reason or 'an AP is missing'}"]
-    recovered = "" if told["recovery"] is None else f"; {told['recovery']:.0%} of the way from baseline to teacher"
+    has_gain = told["recovery"] is not None and told["gain"] > 0
+    recovered = f"; {told['recovery']:.0%} of the way from baseline to teacher" if has_gain else ""
     lines = [f"gain of distillation: {signed_ap(told['gain'])} AP{recovered}"]
     if len(reports) > 1:
         low, high = told["gain_range"]

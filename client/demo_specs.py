@@ -22,6 +22,7 @@ class DemoSize:
     student_epochs: int
     batch_size: int
     warmup_steps: int
+    log_every_steps: int
     shares: tuple[float, float, float] = (0.60, 0.22, 0.18)
 
     def split(self, seeds: int) -> tuple[float, float, float]:
@@ -31,8 +32,8 @@ class DemoSize:
         return teacher / whole, seeds * student / whole, seeds * baseline / whole
 
 
-FULL = DemoSize(images=1000, teacher_epochs=14, student_epochs=8, batch_size=16, warmup_steps=50)
-QUICK = DemoSize(images=64, teacher_epochs=2, student_epochs=2, batch_size=8, warmup_steps=4)
+FULL = DemoSize(images=1000, teacher_epochs=14, student_epochs=8, batch_size=16, warmup_steps=50, log_every_steps=10)
+QUICK = DemoSize(images=48, teacher_epochs=2, student_epochs=2, batch_size=8, warmup_steps=4, log_every_steps=2)
 
 TEACHER = "fcos_resnet18_small"
 STUDENT = "fcos_conv5_tiny"
@@ -83,5 +84,6 @@ def _recipe(size: DemoSize, epochs: int, *, seed: int) -> dict[str, Any]:
         "schedule": "cosine",
         "warmup_steps": size.warmup_steps,
         "clip_grad_norm": 10.0,
+        "log_every_steps": size.log_every_steps,
         "seed": seed,
     }

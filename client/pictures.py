@@ -34,6 +34,7 @@ LOOKS = {
     "baseline": Look(ORANGE, (0, (5, 1.6))),
     "student": Look(BLUE),
 }
+ORDER = ("classification", "bbox_regression", "bbox_ctrness", "high", "medium", "low")
 SPARE = [Look("#009e73", (0, (6, 1, 1, 1))), Look("#cc79a7", (0, (3, 1))), Look("#56b4e9", (0, (2, 2)))]
 
 
@@ -112,12 +113,15 @@ def _look(name: str, runs: Sequence[Curves]) -> Look:
 
 
 def _terms(runs: Sequence[Curves]) -> list[str]:
-    """Loss terms in the order in which the runs name them, the distillation last."""
+    """Loss terms: the task's first, then the distillation's; each in the order of ORDER, then of the runs."""
     terms = list(dict.fromkeys(term for run in runs for term in run.losses))
-    return sorted(terms, key=lambda term: "distill" in term)
+    rank = {name: index for index, name in enumerate(ORDER)}
+    return sorted(terms, key=lambda term: ("distill" in term, rank.get(term.rpartition("/")[2], len(ORDER))))
 
 
 def _plain_axes(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -125,6 +129,7 @@ def _plain_axes(axes: Axes) -> None:
     axes.tick_params(colors="#55606a", labelsize=8, length=3)
     axes.grid(axis="y", color="#e6e9ec", linewidth=0.8)
     axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def _epochs(runs: Sequence[Curves]) -> float:
@@ -174,8 +179,16 @@ def _draw_term(axes: Axes, runs: Sequence[Curves], term: str) -> None:
         look = _look(run.name, runs)
         means = epoch_means(points)
         axes.plot(*zip(*points, strict=True), color=look.colour, linewidth=0.8, alpha=0.45)
-        axes.plot(*zip(*means, strict=True), color=look.colour, linestyle=look.dashes, linewidth=1.8)
-        top = max(top, *(value for _, value in means))
+        dot = "o" if len(means) < 4 else ""
+        axes.plot(
+            *zip(*means, strict=True),
+            color=look.colour,
+            linestyle=look.dashes,
+            linewidth=1.8,
+            marker=dot,
+            markersize=3.2,
+        )
+        top = max(top, usual_top([value for _, value in points]), *(value for _, value in means))
     axes.set_ylim(0, top * 1.15 or 1.0)
     axes.set_xlim(0, _epochs(runs) * 1.02)
     axes.set_title(term, loc="left", fontsize=9.5, color=INK)
@@ -189,6 +202,11 @@ def epoch_means(points: Sequence[tuple[float, float]]) -> list[tuple[float, floa
         # A point at epoch 2.0 closes the second epoch, so it belongs to 1, not to 2.
         groups.setdefault(max(0, -int(-epoch // 1) - 1), []).append((epoch, value))
     return [(_mean([e for e, _ in group]), _mean([v for _, v in group])) for group in groups.values()]
+
+
+def usual_top(values: Sequence[float]) -> float:
+    """The highest value but for the top fiftieth: a spike in the first steps must not flatten all that follows."""
+    return sorted(values)[(len(values) - 1) * 49 // 50]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -141,7 +141,8 @@ def print_report(report: Report) -> None:
         )
     out().print(table)
     if report.gain is not None:
-        recovered = "" if report.recovery is None else f", {report.recovery:.0%} of the way to the teacher"
+        has_gain = report.recovery is not None and report.gain > 0
+        recovered = f", {report.recovery:.0%} of the way to the teacher" if has_gain else ""
         out().print(f"gain {signed_ap(report.gain)} AP{recovered}")
     elif report.reason:
         out().print(f"[dim]no gain: {escaped(report.reason)}[/]", soft_wrap=True)

@@ -16,10 +16,10 @@ TID = [sys.executable, "-m", "client.cli"]
 
 def demo(out: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     command = [*TID, "demo", "--out", str(out), "--quick", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=540, check=False)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_from_nothing_to_a_distilled_detector(tmp_path: Path) -> None:
     out = tmp_path / "tid-demo"
     ran = demo(out)
@@ -37,7 +37,7 @@ def _check_files(out: Path) -> None:
         with Image.open(out / name) as image:
             image.load()
             assert min(image.size) > 200, name
-            assert len(set(image.convert("L").getdata())) > 20, name
+            assert len(image.convert("L").getcolors(256) or ()) > 20, name
     assert list((out / "maps").glob("*.png"))
 
 
