@@ -76,6 +76,8 @@ def numerics(spec: TrainingSpec, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark,
     )
     on_cpu = device.type == "cpu"
+    if spec.deterministic and not on_cpu:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.set_num_threads(spec.threads or own_cores())
     torch.use_deterministic_algorithms(on_cpu or spec.deterministic, warn_only=not on_cpu)
     _ALLOCATION.fill_uninitialized_memory = False  # a debugging aid that writes every buffer twice

@@ -138,7 +138,7 @@ def run() -> Callable[..., Outcome]:
 class Process:
     """`python -m tid_core.run PLAN --events-fd N`, heard event by event."""
 
-    def __init__(self, plan: RunPlan, *, before_exec: Callable[[], None] | None = None) -> None:
+    def __init__(self, plan: RunPlan) -> None:
         plan.out_dir.mkdir(parents=True, exist_ok=True)
         path = plan.out_dir / "plan.json"
         path.write_text(plan.model_dump_json())
@@ -151,7 +151,6 @@ class Process:
                 pass_fds=(write,),
                 stdout=log,
                 stderr=log,
-                preexec_fn=before_exec,
             )
         os.close(write)
         self._pipe = os.fdopen(read, "rb")
@@ -186,8 +185,8 @@ class Process:
 def start_process() -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
-    def start(plan: RunPlan, **options: Any) -> Process:
-        started.append(Process(plan, **options))
+    def start(plan: RunPlan) -> Process:
+        started.append(Process(plan))
         return started[-1]
 
     yield start
