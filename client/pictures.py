@@ -206,7 +206,7 @@ def epoch_means(points: Sequence[tuple[float, float]]) -> list[tuple[float, floa
 
 def usual_top(values: Sequence[float]) -> float:
     """The highest value but for the top fiftieth: a spike in the first steps must not flatten all that follows."""
-    return sorted(values)[(len(values) - 1) * 49 // 50]
+    return sorted(values)[-(-(len(values) - 1) * 49 // 50)]
 
 
 def _mean(values: Sequence[float]) -> float:
