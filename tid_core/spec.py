@@ -21,7 +21,10 @@ class Model(BaseModel):
 
 
 class FileWeights(Model):
-    """A checkpoint on disk: safetensors, or a plain state_dict read with `weights_only=True`."""
+    """A checkpoint on disk: safetensors, or a plain state_dict read with `weights_only=True`.
+
+    A student may also start from a torchvision classifier's file, which then fills its backbone.
+    """
 
     file: Path = Field(description="Path of a .safetensors or .pt/.pth file, under an allowed root.")
     classes: list[str] | None = Field(

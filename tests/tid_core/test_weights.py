@@ -230,3 +230,23 @@ def test_freezing_stages(tmp_path: Path) -> None:
     assert all(p.requires_grad for p in tiny(trainable_layers=2).parameters()), "nothing is frozen at random"
     with pytest.raises(ValueError, match="trainable_layers is 6, but conv5 has 5 stages"):
         tiny(weights=path, trainable_layers=6)
+
+
+def test_a_classifiers_file_fills_the_backbone(tmp_path: Path) -> None:
+    """As `imagenet` does: the trunk's numbers, frozen statistics, the early stages fixed."""
+    state = randomised(get_model("mobilenet_v2", weights=None))
+    torch.save(state, tmp_path / "mobilenet_v2.pth")
+    model = build_detector(
+        "fcos_mobilenet_v2_fpn", num_classes=3, data=SMALL, weights=tmp_path / "mobilenet_v2.pth"
+    ).model
+    body = model.backbone.body.state_dict()
+    assert body.keys() <= {key.removeprefix("features.") for key in state}
+    assert all(torch.equal(value, state[f"features.{key}"]) for key, value in body.items())
+    assert not next(model.backbone.body.parameters()).requires_grad
+
+
+def test_a_backbone_alone_is_no_teacher(tmp_path: Path) -> None:
+    torch.save(get_model("mobilenet_v2", weights=None).state_dict(), tmp_path / "mobilenet_v2.pth")
+    plan = TeacherPlan(detector="fcos_mobilenet_v2_fpn", file=tmp_path / "mobilenet_v2.pth", classes=CLASSES)
+    with pytest.raises(TrainingFailure, match="a teacher is a whole detector"):
+        build_teacher(plan, CLASSES, data=SMALL)

@@ -15,13 +15,16 @@ from tid_core.detectors.retinanet import RetinaNetDetector, build_retinanet
 from tid_core.detectors.weights import (
     State,
     file_classes,
+    is_trunk,
     load_state,
     match_classes,
     modern_keys,
     norm_of,
     read_state,
     torchvision_state,
+    trunk_keys,
 )
+from tid_core.events import TrainingFailure
 from tid_core.plan import TeacherPlan
 from tid_core.spec import DataSpec, EvaluationSpec
 
@@ -52,7 +55,8 @@ def build_detector(
     """A detector of the catalogue around a plain torchvision model.
 
     Args:
-        weights: a torchvision name, `imagenet` for the backbone alone, the path of a checkpoint, or None.
+        weights: a torchvision name, `imagenet` for the backbone alone, the path of a checkpoint (of the detector, or
+            of a torchvision classifier for its backbone), or None.
         classes: names of the `num_classes` outputs. Given these, class outputs of other classes are matched by name,
             and all else is kept.
         weights_classes: names of the outputs in a checkpoint file that does not carry them itself.
@@ -74,7 +78,7 @@ def build_detector(
         norm = _auto_norm(info, weights, state)
     detector = _random(info, norm, num_classes, data or DataSpec(), evaluation or EvaluationSpec())
     _load(detector, state, weights, classes, weights_classes)
-    freeze_stages(detector.model.backbone, info.trunk, _trainable_layers(info, weights, trainable_layers))
+    freeze_stages(detector.model.backbone, info.trunk, _trainable_layers(info, weights, state, trainable_layers))
     return detector
 
 
@@ -95,6 +99,8 @@ def build_teacher(
     else:
         weights, known = plan.weights, list(COCO_CATEGORIES)
     index_K = teacher_class_index(known, classes)
+    if isinstance(weights, Path) and is_trunk(read_state(weights)):
+        raise TrainingFailure("checkpoint_invalid", f"{weights}: holds a backbone alone; a teacher is a whole detector")
     teacher = build_detector(plan.detector, num_classes=len(known), weights=weights, data=data, evaluation=evaluation)
     return teacher.eval().requires_grad_(False), index_K
 
@@ -124,13 +130,14 @@ def _state(info: DetectorInfo, weights: str | Path | None) -> State | None:
     if weights is None:
         return None
     if isinstance(weights, Path):
-        return modern_keys(info, read_state(weights))
+        state = read_state(weights)
+        return trunk_keys(state) if is_trunk(state) else modern_keys(info, state)
     return torchvision_state(info, weights)
 
 
 def _auto_norm(info: DetectorInfo, weights: str | Path | None, state: State | None) -> Norm:
     """torchvision freezes the statistics of pretrained backbones, except in RetinaNet v2."""
-    if isinstance(weights, Path) and state is not None:
+    if isinstance(weights, Path) and state is not None and not is_trunk(state):
         return norm_of(state)
     return "frozen" if weights is not None and info.version == "v1" else "batch"
 
@@ -145,8 +152,8 @@ def _load(
     if state is None:
         return
     model, info = detector.model, detector.info
-    if isinstance(weights, str) and weights not in info.weights:
-        _load_trunk(model.backbone.body, state, weights)
+    if is_trunk(state):
+        _load_trunk(model.backbone.body, state, str(weights))
         return
     source_classes = weights_classes or file_classes(weights) if isinstance(weights, Path) else COCO_CATEGORIES
     if classes is not None and source_classes is not None and list(classes) != list(source_classes):
@@ -169,8 +176,11 @@ def _load_trunk(body: nn.Module, state: State, source: str) -> None:
     load_state(body, {k: v for k, v in state.items() if k.split(".")[0] in modules}, source=source)
 
 
-def _trainable_layers(info: DetectorInfo, weights: str | Path | None, trainable_layers: int | None) -> int:
+def _trainable_layers(
+    info: DetectorInfo, weights: str | Path | None, state: State | None, trainable_layers: int | None
+) -> int:
     """All without weights, as in torchvision: a stage frozen at random would be a loss."""
     if trainable_layers is not None and weights is not None:
         return trainable_layers
-    return DEFAULT_TRAINABLE if isinstance(weights, str) else len(info.trunk.stages)
+    pretrained_trunk = isinstance(weights, str) or (state is not None and is_trunk(state))
+    return DEFAULT_TRAINABLE if pretrained_trunk else len(info.trunk.stages)

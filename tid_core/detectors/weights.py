@@ -79,7 +79,16 @@ def torchvision_state(info: DetectorInfo, name: str) -> State:
     if name not in info.trunk.weights:
         known = [*info.weights, *(["imagenet"] if info.has_imagenet else []), *info.trunk.weights]
         raise ValueError(f"{info.name} has no weights {name!r}; it has {', '.join(known) or 'none, only files'}")
-    state = _fetch(get_model_weights(info.trunk.builder)[name])
+    return trunk_keys(_fetch(get_model_weights(info.trunk.builder)[name]))
+
+
+def is_trunk(state: State) -> bool:
+    """Whether this is a backbone alone, such as torchvision's classifiers have, and no detector."""
+    return not any(key.startswith("backbone.") for key in state)
+
+
+def trunk_keys(state: State) -> State:
+    """The keys of a torchvision classifier as the trunk of a detector has them."""
     return {key.removeprefix("features."): value for key, value in state.items()}
 
 
