@@ -1,0 +1,72 @@
+"""The service under fire: whatever is killed, every job ends, counts once, and ends as if nothing had been."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("faults")
+
+Result = tuple[dict[str, str], dict[tuple[str, int], float]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(service: Any, spec: dict[str, Any]) -> Result:
+    """Students and curves of a job that nothing happens to, but that it is announced three times."""
+    job_id = service.client.submit({**spec, "name": "undisturbed"}).id
+    service.ring(job_id)
+    service.ring(job_id)
+    assert service.client.wait(job_id).state == "succeeded"
+    assert [attempt.outcome for attempt in service.client.attempts(job_id)] == ["succeeded"]
+    return service.weights(job_id), service.curves(job_id)
+
+
+def test_a_job_from_post_to_file(service: Any, undisturbed: Result, tmp_path: Path) -> None:
+    weights, curves = undisturbed
+    assert set(weights) == {"best", "last"}
+    assert [step for name, step in sorted(curves) if name == "loss/total"] == list(range(1, 25))
+    job = service.client.find("undisturbed")
+    file = tmp_path / "student.safetensors"
+    service.client.download(job.id, "best", path=file)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == weights["best"]
+    (worker,) = service.client.workers()
+    assert worker.alive
+    assert worker.device["cpus"] >= 1
+
+
+def test_a_job_outlives_its_worker_and_the_service(service: Any, spec: dict[str, Any], undisturbed: Result) -> None:
+    """kill -9 of the worker, then an ordinary stop of everything, then a start: three attempts, one result."""
+    job_id = service.client.submit({**spec, "name": "survivor"}).id
+    training = service.wait_until_saved(job_id, step=4, attempt=1)
+    service.kill("worker-0")
+    service.wait_for(lambda: service.gone(training))  # it dies with the process that watched it
+
+    service.wait_until_saved(job_id, step=9, attempt=2)
+    service.stop()
+    service.start()
+
+    assert service.client.wait(job_id).state == "succeeded"
+    lost, handed_back, last = service.client.attempts(job_id)
+    assert (lost.outcome, lost.reason) == ("lost", "worker_lost")
+    assert handed_back.resumed_from_step >= 4
+    assert (handed_back.outcome, handed_back.reason) == ("handed_back", "worker_stopped")
+    assert last.resumed_from_step == handed_back.last_step >= 9
+    assert (service.weights(job_id), service.curves(job_id)) == undisturbed
+
+
+def test_a_lost_message_and_a_killed_api_cost_nothing(service: Any, spec: dict[str, Any], undisturbed: Result) -> None:
+    """The broker forgets the second job, the API dies; a job is cancelled while it runs, and the other one follows."""
+    first = service.client.submit({**spec, "name": "cancelled"}).id
+    training = service.wait_until_saved(first, step=2, attempt=1)
+    second = service.client.submit({**spec, "name": "forgotten"}).id
+    service.kill("valkey")
+    service.kill("api")
+    service.wait_for(lambda: service.embedded.parts["api"].restarts and service.answers())
+    assert service.client.cancel(first).state == "cancelling"
+    assert service.client.wait(first).state == "cancelled"
+    assert service.gone(training)
+
+    assert service.client.wait(second).state == "succeeded"
+    assert len(service.client.attempts(second)) == 1
+    assert (service.weights(second), service.curves(second)) == undisturbed
