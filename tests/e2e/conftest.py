@@ -27,6 +27,7 @@ SPEC: dict[str, Any] = {
         "warmup_steps": 3,
         "log_every_steps": 1,
         "save_every_steps": 1,
+        "threads": 1,
         "device": "cpu",
     },
     "evaluation": {"maps": 0},
@@ -34,7 +35,7 @@ SPEC: dict[str, Any] = {
 """Three steps an epoch over the twelve images of `digits`, with a state saved after each."""
 
 PATIENCE = {
-    "TID_LEASE_SECONDS": "8",
+    "TID_LEASE_SECONDS": "6",
     "TID_HEARTBEAT_SECONDS": "1",
     "TID_REAPER_SECONDS": "0.5",
     "TID_RING_SECONDS": "2",
