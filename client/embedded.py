@@ -25,7 +25,7 @@ __all__ = ["Embedded", "EmbeddedError"]
 _SOCKET_PATH_BYTES = 100  # sun_path holds 108 on Linux, 104 on macOS
 _READY_SECONDS = 120.0
 _KEEP_SECONDS = 0.2
-_WORKER_STOP_SECONDS = 90.0  # a worker saves a resume state and hands its job back
+_WORKER_STOP_SECONDS = 150.0  # more than TID_TERMINATE_GRACE_SECONDS, in which a training saves its state
 
 
 class Embedded:
@@ -201,7 +201,7 @@ class Embedded:
         python = [sys.executable, "-m"]
         self._add("valkey", valkey, base, 10.0)
         self._add("api", [*python, "api"], base, 15.0)
-        for name, variables in worker_environments(self._num_workers, base):
+        for name, variables in worker_environments(self._num_workers, self.home, base):
             self._add(name, [*python, "worker"], {**base, **variables}, _WORKER_STOP_SECONDS)
 
     def _add(self, name: str, command: list[str], environment: Mapping[str, str], stop_seconds: float) -> None:

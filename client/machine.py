@@ -1,6 +1,7 @@
 """What this machine offers the single-machine mode: GPUs, cores, a Valkey server, a free port, a home of one's own."""
 
 import fcntl
+import hashlib
 import os
 import platform
 import shutil
@@ -16,15 +17,22 @@ class EmbeddedError(Exception):
     """The single-machine mode cannot start; the message says why and what to do."""
 
 
-def worker_environments(num_workers: int | None, environment: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
-    """Name and variables of each worker: one GPU each while there are GPUs, the cores divided among them."""
+def worker_environments(
+    num_workers: int | None, home: Path, environment: Mapping[str, str]
+) -> list[tuple[str, dict[str, str]]]:
+    """Name and variables of each worker: one GPU each while there are GPUs, the cores divided among them.
+
+    A worker that is started again has the same id, so that it is known at once that its predecessor is gone.
+    """
     gpus = visible_gpus(environment)
     count = num_workers if num_workers is not None else max(1, len(gpus))
     threads = str(max(1, available_cores() // max(1, count)))
+    place = f"{socket.gethostname()[:60]}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:6]}"
     workers = []
     for index in range(count):
+        name = f"worker-{index}"
         gpu = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}
-        workers.append((f"worker-{index}", {"TID_THREADS": threads, **gpu}))
+        workers.append((name, {"TID_WORKER_ID": f"{place}-{name}", "TID_THREADS": threads, **gpu}))
     return workers
 
 

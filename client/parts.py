@@ -1,5 +1,6 @@
 """One part of the single-machine mode (Valkey, the API, a worker) as a process that is kept running."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+log = logging.getLogger("client")
 
 # The part gets SIGTERM when the process that started it dies, however it dies (Linux; elsewhere it merely runs on).
 # 1 = PR_SET_PDEATHSIG, 15 = SIGTERM. The check of the parent closes the gap before the call.
@@ -49,11 +52,11 @@ class Part:
 
     def start(self) -> None:
         rotate(self.log)
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *self.command],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env=dict(self.environment),
                 start_new_session=True,  # Ctrl-C in the terminal reaches `tid up` alone, which stops its parts in order
@@ -70,7 +73,8 @@ class Part:
         Returns:
             Whether it was started.
         """
-        if self.exit_code() is None:
+        code = self.exit_code()
+        if code is None:
             return False
         now = time.monotonic()
         if self._failures and now - self._started_at > _HEALTHY_AFTER:
@@ -78,6 +82,7 @@ class Part:
         pause = min(2.0**self._failures - 1.0, _LONGEST_PAUSE)  # none the first time
         if now - self._started_at < pause:
             return False
+        log.warning("%s ended with code %d and is started again; its log is %s", self.name, code, self.log)
         self._failures += 1
         self.restarts += 1
         self.start()

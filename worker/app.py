@@ -5,7 +5,6 @@ claim in the database decides who runs what. Hence early acknowledgement, no pre
 """
 
 import logging
-from datetime import timedelta
 from typing import Any, ClassVar
 
 from celery import Celery, Task, bootsteps
@@ -71,14 +70,14 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **options: Any) -> None:
-        self.deaf = DeafCheck(timedelta(seconds=SETTINGS.deaf_seconds))
+        self.deaf = DeafCheck(SETTINGS.deaf_seconds)
         self.timer: Any = None
         super().__init__(consumer, **options)
 
     def start(self, consumer: Any) -> None:
         def beat() -> None:
             PRESENCE.beat()
-            self.deaf.check(consumer)
+            self.deaf.check(app)
 
         beat()
         self.timer = consumer.timer.call_repeatedly(SETTINGS.heartbeat_seconds, beat)

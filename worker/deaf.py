@@ -6,45 +6,49 @@ shows in its process, so it is measured: a worker that is idle while a queue of 
 
 import logging
 import time
-from datetime import timedelta
 from typing import Any
 
-from celery.exceptions import WorkerShutdown
 from celery.worker import state
 
 log = logging.getLogger("worker")
 
+EXIT_CODE = 70
+
 
 class DeafCheck:
-    """Ends the worker once messages have lain beside it for `patience`; whoever keeps it running starts it again."""
+    """Ends the worker once messages have lain beside it for `patience` seconds; whoever keeps it starts it again."""
 
-    def __init__(self, patience: timedelta) -> None:
-        self._patience = patience.total_seconds()
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
         self._since: float | None = None
 
-    def check(self, consumer: Any) -> None:
-        """Raises:
-        WorkerShutdown: messages were left lying for too long.
-        """
-        if state.reserved_requests or not waiting_messages(consumer):
+    def check(self, app: Any) -> bool:
+        """Whether the worker was told to end."""
+        if state.reserved_requests or not waiting_messages(app):
             self._since = None
-            return
+            return False
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        if now - self._since > self._patience:
-            log.critical("idle for %.0f s while messages wait: ending, to be started again", now - self._since)
-            state.should_stop = 1
-            raise WorkerShutdown(1)
+        if now - self._since <= self._patience:
+            return False
+        log.critical("idle for %.0f s while messages wait: ending, to be started again", now - self._since)
+        state.should_stop = EXIT_CODE
+        return True
 
 
-def waiting_messages(consumer: Any) -> int:
+def waiting_messages(app: Any) -> int:
     """Messages in the queues of this worker; 0 where the broker cannot be asked, which the consumer notices itself."""
-    with consumer.app.connection_for_read() as connection:
-        return sum(_length(connection, name) for name in consumer.app.amqp.queues)
+    with app.connection_for_read() as connection:
+        try:
+            connection.connect()
+            with connection.channel() as channel:
+                return sum(_length(channel, name, connection.channel_errors) for name in app.amqp.queues)
+        except (OSError, *connection.connection_errors):
+            return 0
 
 
-def _length(connection: Any, queue: str) -> int:
+def _length(channel: Any, queue: str, missing: tuple[type[Exception], ...]) -> int:
     try:
-        return int(connection.default_channel.queue_declare(queue, passive=True)[1])
-    except (OSError, *connection.connection_errors, *connection.channel_errors):
-        return 0  # a queue that is empty does not exist in Redis
+        return int(channel.queue_declare(queue, passive=True)[1])
+    except missing:  # a queue that is empty does not exist in Redis
+        return 0

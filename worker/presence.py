@@ -5,12 +5,12 @@ import os
 import socket
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from store import workers
-from store.db import Database
+from store.db import Database, db_now
 from store.models import Job
 from worker.settings import WorkerSettings
 from worker.telemetry import device_facts, gpu_facts, load
@@ -28,6 +28,7 @@ class Presence:
         self._settings = settings
         self._device = device_facts()
         self._silent = False
+        self._first = True
 
     def beat(self) -> None:
         """Say that the worker is there. A database that is away is noted once and tried again at the next beat."""
@@ -52,10 +53,13 @@ class Presence:
             database.close()
 
     def _write(self) -> None:
+        first, self._first = self._first, False
         telemetry = self._telemetry()
         database = Database(self._settings.database_url)
         try:
             with database.write() as session:
+                if first:
+                    self._release(session)
                 if not self._heartbeat(telemetry, session):
                     self._register(session)
                     self._heartbeat(telemetry, session)
@@ -67,6 +71,13 @@ class Presence:
         owned = select(Job.id).where(Job.worker_id == worker_id, Job.lease_token.is_not(None)).limit(1)
         job_id = session.scalar(owned)
         return workers.heartbeat(worker_id, current_job=job_id, telemetry=telemetry, session=session)
+
+    def _release(self, session: Session) -> None:
+        """What is leased under this name before it was ever used belonged to a process that is gone: the reaper need
+        not wait for the end of that lease. Were the process alive after all, its writes would be refused.
+        """
+        held = (Job.worker_id == self._settings.worker_id, Job.lease_token.is_not(None))
+        session.execute(update(Job).where(*held).values(lease_expires_at=db_now(-1.0)))
 
     def _register(self, session: Session) -> None:
         workers.register(

@@ -7,6 +7,8 @@ from store.settings import Settings
 from store.states import State
 from worker.child import Child
 
+_LINGER_SECONDS = 30.0
+
 
 class Reason(StrEnum):
     CANCEL = "cancel"
@@ -24,6 +26,7 @@ class StopRequest:
         }
         self._deadline = 0.0
         self._told = False
+        self._finished_at = 0.0
 
     def see(self, state: State, *, shutting_down: bool) -> None:
         """Take note of what is asked for; pausing stops like a shutdown does, with the state saved."""
@@ -34,14 +37,20 @@ class StopRequest:
         elif shutting_down or state is State.PAUSING:
             self._set(Reason.SHUTDOWN)
 
-    def apply(self, child: Child) -> None:
-        """SIGTERM when the request is new, SIGKILL when its time is over."""
-        if self.reason is None:
-            return
-        if not self._told:
+    def apply(self, child: Child, *, finished: bool) -> None:
+        """SIGTERM when the request is new, SIGKILL when its time is over.
+
+        A process that has said its last word gets a moment to end, so that one that hangs does not hold the job.
+        """
+        now = time.monotonic()
+        if finished:
+            self._finished_at = self._finished_at or now
+            if now - self._finished_at > _LINGER_SECONDS:
+                child.kill()
+        elif self.reason is not None and not self._told:
             self._told = True
             child.terminate()
-        elif time.monotonic() > self._deadline:
+        elif self.reason is not None and now > self._deadline:
             child.kill()
 
     def _set(self, reason: Reason) -> None:

@@ -112,7 +112,7 @@ class Supervisor:
             self._recorder.hear(child.listen(_LISTEN_SECONDS))
             self._synchronise()
             self._look_for_requests()
-            self._stop.apply(child)
+            self._stop.apply(child, finished=self._recorder.finished is not None)
         self._recorder.hear(child.drain())
 
     def _settle(self, code: int | None) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 Result = tuple[dict[str, str], dict[tuple[str, int], float]]
 
 
@@ -39,6 +37,8 @@ def test_a_job_outlives_its_worker_and_the_service(service: Any, spec: dict[str,
     """kill -9 of the worker, then an ordinary stop of everything, then a start: three attempts, one result."""
     job_id = service.client.submit({**spec, "name": "survivor"}).id
     training = service.wait_until_saved(job_id, step=4, attempt=1)
+    (worker,) = service.client.workers()
+    assert (worker.state, worker.current_job) == ("busy", job_id)
     service.kill("worker-0")
     service.wait_for(lambda: service.gone(training))  # it dies with the process that watched it
 

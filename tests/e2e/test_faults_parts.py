@@ -100,9 +100,35 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
     assert free_port("127.0.0.1", port) == port
 
 
-def test_workers_share_the_gpus_and_the_cores() -> None:
+def test_workers_share_the_gpus_and_the_cores(tmp_path: Path) -> None:
     cores = len(os.sched_getaffinity(0))
-    on_gpus = worker_environments(None, {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"})
+    on_gpus = worker_environments(None, tmp_path, {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"})
     assert [variables["CUDA_VISIBLE_DEVICES"] for _, variables in on_gpus] == ["GPU-a", "GPU-b"]
-    on_cpu = worker_environments(None, {"CUDA_VISIBLE_DEVICES": ""})
-    assert on_cpu == [("worker-0", {"TID_THREADS": str(cores)})]
+    assert len({variables["TID_WORKER_ID"] for _, variables in on_gpus}) == 2
+    ((name, on_cpu),) = worker_environments(None, tmp_path, {"CUDA_VISIBLE_DEVICES": ""})
+    assert (name, on_cpu["TID_THREADS"]) == ("worker-0", str(cores))
+    assert "CUDA_VISIBLE_DEVICES" not in on_cpu
+    assert on_cpu["TID_WORKER_ID"] == on_gpus[0][1]["TID_WORKER_ID"]
+    assert worker_environments(1, tmp_path / "other", {})[0][1]["TID_WORKER_ID"] != on_cpu["TID_WORKER_ID"]
+
+
+def test_ctrl_c_stops_every_part_in_order(tmp_path: Path) -> None:
+    """The command itself: it says where it is, and after SIGINT nothing of it runs any more."""
+    home = tmp_path / "a folder whose name is too long for the path of a unix socket, which holds hardly a hundred"
+    command = [sys.executable, "-m", "client.cli", "up", "--home", str(home), "--port", "0"]
+    up = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert up.stdout is not None
+    assert "tid is up at http://127.0.0.1:" in up.stdout.readline()
+    wait_for(lambda: "ready." in (home / "logs" / "worker-0.log").read_text())
+    up.send_signal(signal.SIGINT)
+    assert up.wait() == 0
+    assert "Warm shutdown" in (home / "logs" / "worker-0.log").read_text()
+    left = [path for path in Path("/proc").glob("[0-9]*/environ") if str(home).encode() in readable(path)]
+    assert left == []
+
+
+def readable(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

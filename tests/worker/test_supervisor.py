@@ -18,8 +18,6 @@ from store.reaper import expire_leases
 from store.states import Outcome, State
 from worker.shutdown import StopFlag
 
-pytestmark = pytest.mark.xdist_group("supervisor")
-
 STEPS = 24
 Undisturbed = tuple[dict[str, str], dict[tuple[str, int], float]]
 
