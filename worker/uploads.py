@@ -93,7 +93,7 @@ class Storage:
                     return None  # newer ones have taken its place
                 if self._closed or time.monotonic() > deadline:
                     return Upload(event, {}, _storage_failure(error))
-                time.sleep(_RETRY_SECONDS)
+                time.sleep(min(_RETRY_SECONDS, self._patience))
 
     def _files(self, event: FileEvent) -> list[tuple[str, str, Path]]:
         """Name, key and path of each file."""

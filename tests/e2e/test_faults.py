@@ -1,6 +1,8 @@
 """The service under fire: whatever is killed, every job ends, counts once, and ends as if nothing had been."""
 
 import hashlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ def test_a_job_from_post_to_file(service: Any, undisturbed: Result, tmp_path: Pa
 
 
 def test_a_job_outlives_its_worker_and_the_service(service: Any, spec: dict[str, Any], undisturbed: Result) -> None:
-    """kill -9 of the worker, then an ordinary stop of everything, then a start: three attempts, one result."""
+    """kill -9 of the worker, SIGTERM to all its processes, a stop of the whole service: four attempts, one result."""
     job_id = service.client.submit({**spec, "name": "survivor"}).id
     training = service.wait_until_saved(job_id, step=4, attempt=1)
     (worker,) = service.client.workers()
@@ -43,15 +45,18 @@ def test_a_job_outlives_its_worker_and_the_service(service: Any, spec: dict[str,
     service.wait_for(lambda: service.gone(training))  # it dies with the process that watched it
 
     service.wait_until_saved(job_id, step=9, attempt=2)
+    os.killpg(service.embedded.parts["worker-0"].pid, signal.SIGTERM)
+
+    service.wait_until_saved(job_id, step=14, attempt=3)
     service.stop()
     service.start()
 
     assert service.client.wait(job_id).state == "succeeded"
-    lost, handed_back, last = service.client.attempts(job_id)
-    assert (lost.outcome, lost.reason) == ("lost", "worker_lost")
-    assert handed_back.resumed_from_step >= 4
-    assert (handed_back.outcome, handed_back.reason) == ("handed_back", "worker_stopped")
-    assert last.resumed_from_step == handed_back.last_step >= 9
+    attempts = service.client.attempts(job_id)
+    assert [attempt.outcome for attempt in attempts] == ["lost", "handed_back", "handed_back", "succeeded"]
+    assert [attempt.reason for attempt in attempts[:3]] == ["worker_lost", "worker_stopped", "worker_stopped"]
+    assert attempts[1].resumed_from_step >= 4
+    assert [attempt.resumed_from_step for attempt in attempts[2:]] == [attempt.last_step for attempt in attempts[1:3]]
     assert (service.weights(job_id), service.curves(job_id)) == undisturbed
 
 

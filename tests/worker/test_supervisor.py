@@ -62,7 +62,7 @@ def test_attempts_go_on_where_the_last_state_was_saved(lite: Any, undisturbed: U
     assert lite.run(job_id).state is State.SUCCEEDED
     killed, handed_back, last = lite.attempts(job_id)
     assert (killed.outcome, killed.reason) == (Outcome.CRASHED, "child_killed")
-    assert handed_back.resumed_from_step >= 5
+    assert handed_back.resumed_from_step >= 4  # the state at 5 may have been written and not yet announced
     assert handed_back.outcome is Outcome.HANDED_BACK
     assert last.resumed_from_step == handed_back.last_step
     assert (lite.weights(job_id), lite.curves(job_id)) == undisturbed
