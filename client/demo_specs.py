@@ -32,10 +32,10 @@ class DemoSize:
         return teacher / whole, seeds * student / whole, seeds * baseline / whole
 
 
-FULL = DemoSize(images=1000, teacher_epochs=14, student_epochs=8, batch_size=16, warmup_steps=50, log_every_steps=10)
+FULL = DemoSize(images=1000, teacher_epochs=12, student_epochs=10, batch_size=16, warmup_steps=50, log_every_steps=10)
 QUICK = DemoSize(images=48, teacher_epochs=2, student_epochs=2, batch_size=8, warmup_steps=4, log_every_steps=2)
 
-TEACHER = "fcos_resnet18_small"
+TEACHER = "fcos_conv10_small"
 STUDENT = "fcos_conv5_tiny"
 SIDE = 96
 DATA = {"min_size": [SIDE], "max_size": SIDE, "flip": 0.0}
@@ -55,7 +55,7 @@ def teacher_spec(dataset: str, size: DemoSize) -> dict[str, Any]:
         "dataset": dataset,
         "data": DATA,
         "training": _recipe(size, size.teacher_epochs, seed=0),
-        "evaluation": {"maps": 0},
+        "evaluation": {"maps": 0, "every_epochs": 2},
     }
 
 
@@ -69,7 +69,7 @@ def student_spec(dataset: str, teacher_job: str, size: DemoSize, seed: int) -> d
         "method": "tid",
         "data": DATA,
         "training": _recipe(size, size.student_epochs, seed=seed),
-        "evaluation": {"maps": 4},
+        "evaluation": {"maps": 4, "every_epochs": 2},
         "baseline": True,
     }
 
@@ -79,7 +79,7 @@ def _recipe(size: DemoSize, epochs: int, *, seed: int) -> dict[str, Any]:
         "epochs": epochs,
         "batch_size": size.batch_size,
         "optimizer": "adamw",
-        "lr": 0.001,
+        "lr": 0.003,
         "weight_decay": 0.01,
         "schedule": "cosine",
         "warmup_steps": size.warmup_steps,

@@ -1,12 +1,12 @@
 """What keeps jobs from being lost: jobs of silent workers go back to the queue, and the queue is announced again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from store import leases
+from store import leases, workers
 from store.db import Database, db_now
 from store.endings import try_again
 from store.models import Job
@@ -50,7 +50,8 @@ def reap_once(database: Database, settings: Settings, *, token: str, ring: Calla
         if not leases.acquire(LEASE, token, seconds=_LEASE_ROUNDS * settings.reaper_seconds, session=session):
             return None
         expired = expire_leases(session=session)
-        rung = due_doorbells(ring_seconds=settings.ring_seconds, session=session)
+        idle = workers.idle_queues(heartbeat_seconds=settings.heartbeat_seconds, session=session)
+        rung = due_doorbells(idle, ring_seconds=settings.ring_seconds, session=session)
     for doorbell in rung:
         ring(doorbell)
     return Reaped(expired, rung)
@@ -65,10 +66,17 @@ def expire_leases(*, session: Session) -> list[Expired]:
     return [_expire(job, session=session) for job in jobs]
 
 
-def due_doorbells(*, ring_seconds: float, session: Session) -> list[Doorbell]:
-    """Queued jobs that were never announced or not for `ring_seconds`, in queue order; now they count as announced."""
-    silent = or_(Job.last_rung_at.is_(None), Job.last_rung_at <= db_now(-ring_seconds))
-    statement = update(Job).where(Job.state == State.QUEUED, silent).values(last_rung_at=db_now())
+def due_doorbells(idle_queues: Collection[str], *, ring_seconds: float, session: Session) -> list[Doorbell]:
+    """Queued jobs that were never announced, or not for `ring_seconds` although a worker of their queue is idle.
+
+    Where all are busy, nobody would answer: messages would pile up behind a long training for as long as it takes.
+
+    Returns:
+        In queue order; now they count as announced.
+    """
+    unheard = and_(Job.last_rung_at <= db_now(-ring_seconds), Job.queue.in_(idle_queues))
+    due = or_(Job.last_rung_at.is_(None), unheard)
+    statement = update(Job).where(Job.state == State.QUEUED, due).values(last_rung_at=db_now())
     rows = session.execute(
         statement.returning(Job.priority, Job.created_at, Job.id, Job.queue),
         execution_options={"synchronize_session": False},

@@ -48,3 +48,9 @@ def seen(*, heartbeat_seconds: float, session: Session) -> list[Seen]:
     online = and_(Worker.stopped_at.is_(None), recent)
     rows = session.execute(select(Worker, online).order_by(Worker.started_at, Worker.id))
     return [Seen(worker, bool(is_online)) for worker, is_online in rows]
+
+
+def idle_queues(*, heartbeat_seconds: float, session: Session) -> set[str]:
+    """Queues that a worker waits at: online, and without a job."""
+    everyone = seen(heartbeat_seconds=heartbeat_seconds, session=session)
+    return {queue for worker, online in everyone if online and worker.current_job is None for queue in worker.queues}

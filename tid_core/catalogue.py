@@ -17,7 +17,7 @@ class TrunkInfo:
     """A torchvision network cut at its stages of stride 8, 16 and 32."""
 
     builder: str
-    """Name for `torchvision.models.get_model`; `conv5` is five strided 3x3 convolutions."""
+    """Name for `torchvision.models.get_model`; those of CONV_TRUNKS are this project's own."""
     layers: tuple[str, str, str]
     """Modules whose outputs feed the pyramid."""
     channels: tuple[int, int, int]
@@ -67,7 +67,16 @@ TRUNKS: dict[str, TrunkInfo] = {
         eps=1e-3,
     ),
     "conv5": TrunkInfo("conv5", ("2", "3", "4"), (32, 48, 64), (), _modules((4, 4), (3, 3), (2, 2), (1, 1), (0, 0))),
+    "conv10": TrunkInfo(
+        "conv10", ("5", "7", "9"), (128, 192, 256), (), _modules((8, 9), (6, 7), (4, 5), (2, 3), (0, 1))
+    ),
 }
+
+CONV_TRUNKS: dict[str, tuple[tuple[int, ...], int]] = {
+    "conv5": ((16, 24, 32, 48, 64), 1),
+    "conv10": ((32, 64, 128, 192, 256), 2),
+}
+"""Widths of the five stages, and 3x3 convolutions in each; the first of a stage has stride 2. Quick on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +138,15 @@ _PARAMETERS = {
     "fcos_mobilenet_v2_fpn": 10_481_504,
     "fcos_mobilenet_v3_large_fpn": 11_153_808,
     "fcos_resnet18_small": 11_927_904,
+    "fcos_conv10_small": 2_595_072,
     "fcos_conv5_tiny": 731_840,
     "retinanet_resnet18_small": 12_584_055,
+    "retinanet_conv10_small": 3_251_223,
     "retinanet_conv5_tiny": 1_387_991,
 }
 _COCO_MAP = {"retinanet_resnet50_fpn": 36.4, "retinanet_resnet50_fpn_v2": 41.5, "fcos_resnet50_fpn": 39.2}
 _STANDARD = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
-_SMALL = {"resnet18_small": "resnet18", "conv5_tiny": "conv5"}
+_SMALL = {"resnet18_small": "resnet18", "conv10_small": "conv10", "conv5_tiny": "conv5"}
 
 
 def _info(name: str, family: Family, version: Literal["v1", "v2"], size: Size, backbone: str) -> DetectorInfo:

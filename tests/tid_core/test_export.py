@@ -55,7 +55,7 @@ def same(found: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> b
     ("name", "norm"),
     [
         ("fcos_conv5_tiny", "batch"),
-        ("retinanet_conv5_tiny", "group"),
+        ("retinanet_conv10_small", "group"),
         ("fcos_mobilenet_v3_large_fpn", "frozen"),
         ("retinanet_resnet18_fpn_v2", "batch"),
     ],

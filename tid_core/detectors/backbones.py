@@ -1,6 +1,6 @@
 """Trunk and feature pyramid: torchvision's own, cut at strides 8, 16 and 32."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from math import gcd
@@ -12,12 +12,10 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from tid_core.catalogue import DetectorInfo, TrunkInfo
+from tid_core.catalogue import CONV_TRUNKS, DetectorInfo, TrunkInfo
 
 Norm = Literal["batch", "frozen", "group"]
 NormLayer = Callable[[int], nn.Module]
-
-CONV5_WIDTHS = (3, 16, 24, 32, 48, 64)
 
 
 def build_backbone(info: DetectorInfo, norm: Norm) -> BackboneWithFPN:
@@ -46,15 +44,18 @@ def _coarse_levels(info: DetectorInfo) -> LastLevelP6P7 | None:
 
 def _trunk(trunk: TrunkInfo, norm: Norm) -> nn.Module:
     layer = norm_layer(trunk, norm)
-    if trunk.builder == "conv5":
-        return conv5(layer)
+    if trunk.builder in CONV_TRUNKS:
+        return conv_trunk(*CONV_TRUNKS[trunk.builder], layer)
     network = cast(nn.Module, get_model(trunk.builder, weights=None, norm_layer=layer))
     return cast(nn.Module, network.features) if trunk.sequential else network
 
 
-def conv5(layer: NormLayer) -> nn.Sequential:
-    """Five 3x3 convolutions of stride 2: the plainest trunk there is, quick on a CPU."""
-    convs = (Conv2dNormActivation(i, o, stride=2, norm_layer=layer) for i, o in pairwise(CONV5_WIDTHS))
+def conv_trunk(widths: Sequence[int], depth: int, layer: NormLayer) -> nn.Sequential:
+    """Stages of `depth` 3x3 convolutions, the first of each with stride 2: the plainest trunk there is."""
+    convs: list[nn.Module] = []
+    for inputs, outputs in pairwise((3, *widths)):
+        convs.append(Conv2dNormActivation(inputs, outputs, stride=2, norm_layer=layer))
+        convs += [Conv2dNormActivation(outputs, outputs, norm_layer=layer) for _ in range(depth - 1)]
     return nn.Sequential(*convs)
 
 

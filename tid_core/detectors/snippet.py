@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from tid_core.catalogue import DetectorInfo
-from tid_core.detectors.backbones import CONV5_WIDTHS, Norm
+from tid_core.catalogue import CONV_TRUNKS, DetectorInfo
+from tid_core.detectors.backbones import Norm
 
 _NORMS: dict[Norm, str] = {
     "batch": "nn.BatchNorm2d",
@@ -54,12 +54,15 @@ def _backbone(info: DetectorInfo, norm: Norm) -> list[str]:
     if norm != "group" and trunk.eps != 1e-5:
         layer = f"partial({layer}, eps={trunk.eps})"
     lines = [f"norm = {layer}"]
-    if trunk.builder == "conv5":
+    if trunk.builder in CONV_TRUNKS:
+        widths, depth = CONV_TRUNKS[trunk.builder]
         lines += [
-            f"widths = {CONV5_WIDTHS}",
-            "trunk = nn.Sequential(",
-            "    *(Conv2dNormActivation(i, o, stride=2, norm_layer=norm) for i, o in zip(widths, widths[1:]))",
-            ")",
+            "convs, inputs = [], 3",
+            f"for width in {widths}:",
+            f"    for stride in {[2, *[1] * (depth - 1)]}:",
+            "        convs += [Conv2dNormActivation(inputs, width, stride=stride, norm_layer=norm)]",
+            "        inputs = width",
+            "trunk = nn.Sequential(*convs)",
         ]
     else:
         features = ".features" if trunk.sequential else ""
