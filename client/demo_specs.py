@@ -32,7 +32,7 @@ class DemoSize:
         return teacher / whole, seeds * student / whole, seeds * baseline / whole
 
 
-FULL = DemoSize(images=1000, teacher_epochs=12, student_epochs=10, batch_size=16, warmup_steps=50, log_every_steps=10)
+FULL = DemoSize(images=1000, teacher_epochs=12, student_epochs=8, batch_size=16, warmup_steps=50, log_every_steps=10)
 QUICK = DemoSize(images=48, teacher_epochs=2, student_epochs=2, batch_size=8, warmup_steps=4, log_every_steps=2)
 
 TEACHER = "fcos_conv10_small"
