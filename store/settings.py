@@ -3,7 +3,7 @@
 import os
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError
 PREFIX = "TID_"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024)]
+Kind = TypeVar("Kind", bound="Settings")
 
 
 class SettingsError(ValueError):
@@ -124,10 +125,19 @@ def load_settings() -> Settings:
     """Read the environment now.
 
     Raises:
-        SettingsError: names each variable that cannot be used.
+        SettingsError: as in `load_as`.
+    """
+    return load_as(Settings)
+
+
+def load_as(kind: type[Kind]) -> Kind:
+    """Read the settings of one kind of process from the environment.
+
+    Raises:
+        SettingsError: names each variable that cannot be used, and never tells a password.
     """
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         raise SettingsError("; ".join(_complaint(entry) for entry in error.errors())) from None
 

@@ -2,13 +2,13 @@
 
 import sys
 
-from pydantic import ValidationError
+from store.settings import SettingsError
 
 
 def main() -> int:
     try:
         from worker.app import SETTINGS, app
-    except ValidationError as error:
+    except SettingsError as error:
         print(f"the settings of this worker cannot be used: {error}", file=sys.stderr)  # noqa: T201
         return 2
     options = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]

@@ -12,6 +12,7 @@ from celery.signals import worker_shutdown, worker_shutting_down
 from celery.worker.request import Request
 from kombu.entity import Queue
 
+from store.settings import load_as
 from worker.deaf import DeafCheck
 from worker.presence import Presence
 from worker.settings import WorkerSettings
@@ -19,7 +20,7 @@ from worker.shutdown import StopFlag
 
 log = logging.getLogger("worker")
 
-SETTINGS = WorkerSettings()
+SETTINGS = load_as(WorkerSettings)
 PRESENCE = Presence(SETTINGS)
 STOP = StopFlag()  # here, because the pool forks after this module is imported
 

@@ -42,10 +42,14 @@ def test_a_broker_that_is_away_does_not_end_a_worker(tmp_path: Path) -> None:
     assert not DeafCheck(patience=-1.0).check(app)
 
 
-def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
-    environment = {"TID_HOME": str(tmp_path), "TID_QUEUES": "Default!", "PATH": ""}
+@pytest.mark.parametrize(
+    ("name", "value"), [("TID_QUEUES", "Default!"), ("TID_DATABASE_URL", "mysql://user:secret@host/name")]
+)
+def test_a_wrong_setting_is_named_and_no_password_told(tmp_path: Path, name: str, value: str) -> None:
+    environment = {"TID_HOME": str(tmp_path), name: value, "PATH": ""}
     done = subprocess.run(
         [sys.executable, "-m", "worker"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "queues" in done.stderr
+    assert name in done.stderr
+    assert "secret" not in done.stderr
