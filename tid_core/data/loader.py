@@ -1,6 +1,7 @@
 """Batches of one epoch, loaded in this process or in workers, with the same content either way."""
 
 import math
+import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -52,6 +53,7 @@ class Loader:
             collate_fn=_collate,
             pin_memory=pin_memory,
             prefetch_factor=PREFETCH if workers else None,
+            worker_init_fn=_leave_signals_to_the_run,
             # Its own generator, as otherwise each epoch would draw from the process's.
             generator=torch.Generator(),
         )
@@ -74,6 +76,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in target.items()}
         for target in targets
     ]
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """Ctrl-C and service managers signal the whole group: were the loaders to die of it, the run could not end its
+    step and save. They end with the run, which they watch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Failed:

@@ -1,7 +1,9 @@
 """The training as a process: whom it lives with, how it ends, what a full disk leaves."""
 
+import multiprocessing
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tid_core.data.coco import CocoDetection
+from tid_core.data.loader import make_loader
 from tid_core.events import EVENT
 from tid_core.run import EXIT_CODES, ParentGone, PipeReporter
 from tid_core.training.loop import train
@@ -166,3 +170,15 @@ def test_without_the_service_a_bad_spec_is_explained(tmp_path, dataset, teacher_
     assert run_spec(spec, tmp_path / "out", None, lambda: False) == "failed"
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_loader_processes_leave_a_signal_to_the_run(make_plan, number):
+    """A terminal and a service manager signal the whole group; the run then stops as it would alone."""
+    plan = make_plan(plain=True)
+    loader = make_loader(CocoDetection(plan.train, None, plan.spec.data, train=True), batch_size=2, workers=1)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    assert len(list(batches)) == len(loader) - 1
