@@ -34,6 +34,21 @@ def record(claim: Claim, *, step: int, epoch: int, key: str, session: Session) -
     return sorted(before - {state.key for state in newest})
 
 
+def forget(claim: Claim, *, session: Session) -> list[str]:
+    """A job that has its result continues from nothing, and its states are its largest files.
+
+    Returns:
+        Keys of the states, to be deleted after the commit.
+
+    Raises:
+        LeaseLost: the job has another owner or none.
+    """
+    guard(claim, session=session)
+    outdated = keys(claim.job_id, session=session)
+    session.execute(delete(ResumeState).where(ResumeState.job_id == claim.job_id))
+    return outdated
+
+
 def keys(job_id: str, *, session: Session) -> list[str]:
     """Keys of the states to continue from, the first choice first."""
     return [state.key for state in _newest(job_id, session=session)]

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
-from store import claims
+from store import claims, resume_states
 from store.db import Database
 from store.errors import LeaseLost
 from store.fencing import Claim
@@ -143,7 +143,14 @@ class Supervisor:
         if lost is not None:
             self._report_crash(lost.reason, lost.detail)
             return
-        self._end(lambda session: claims.finish(self._claim, Outcome.SUCCEEDED, session=session))
+        outdated: list[str] = []
+
+        def succeed(session: Session) -> State:
+            outdated[:] = resume_states.forget(self._claim, session=session)
+            return claims.finish(self._claim, Outcome.SUCCEEDED, session=session)
+
+        if self._end(succeed):
+            self._storage.discard(outdated)
 
     def _finish_failed(self, reason: str, detail: str | None) -> None:
         self._end(
@@ -153,13 +160,15 @@ class Supervisor:
     def _report_crash(self, reason: str, detail: str) -> None:
         self._end(lambda session: claims.crashed(self._claim, reason=reason, detail=detail, session=session))
 
-    def _end(self, action: Callable[[Session], State]) -> None:
+    def _end(self, action: Callable[[Session], State]) -> bool:
+        """Whether the end of the attempt is recorded."""
         try:
             state = self._link.insist(action)
         except (LeaseLost, OwnershipUnknown) as error:
             log.warning("%s; the end of its attempt is not recorded", error)
-            return
+            return False
         log.info("job %s: attempt %d ended, the job is %s", self._claim.job_id, self._claim.attempt, state)
+        return True
 
     # -- what happens again and again
 

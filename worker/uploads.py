@@ -8,6 +8,7 @@ import errno
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -76,9 +77,11 @@ class Storage:
             self._thread.submit(self._discard, keys)
 
     def close(self) -> None:
-        """Give up what still waits and end the thread."""
+        """Give up the uploads that still wait, do the deletions, and end the thread."""
         self._closed = True
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for upload in self._uploads:
+            upload.cancel()
+        self._thread.shutdown(wait=True)
 
     # -- in the thread
 
@@ -87,9 +90,13 @@ class Storage:
         while True:
             try:
                 files = {name: self._store.put(key, path) for name, key, path in self._files(event)}
-                return Upload(event, files, _difference(event, files))
+                changed = _difference(event, files)
+                if changed is not None:
+                    self._discard([file.key for file in files.values()])
+                return Upload(event, files, changed)
             except OSError as error:
                 if isinstance(event, ResumeState) and not event.path.exists():
+                    self._discard([self.state_key(event)])
                     return None  # newer ones have taken its place
                 if self._closed or time.monotonic() > deadline:
                     return Upload(event, {}, _storage_failure(error))
@@ -107,7 +114,8 @@ class Storage:
 
     def _discard(self, keys: list[str]) -> None:
         for key in keys:
-            self._store.delete(key)
+            with suppress(OSError):
+                self._store.delete(key)
 
 
 def _storage_failure(error: OSError) -> Ending:

@@ -33,9 +33,10 @@ def test_a_job_is_run_once_and_recorded_whole(remote: Any, undisturbed: Undistur
     assert job.best_ap == max(value for (name, _), value in curves.items() if name == "val/AP")
     assert (remote.weights(job_id), curves) == undisturbed
     with remote.database.read() as session:
-        assert len(resume_states.keys(job_id, session=session)) == 2
+        assert resume_states.keys(job_id, session=session) == []
         assert [file.kind for file in outputs.of_job(job_id, session=session)] == ["detections"]
     assert not (remote.settings.home / "work" / job_id / "attempt-1").exists()
+    assert list(remote.settings.artifacts.rglob("state.pt")) == []
 
     remote.run(job_id)  # the same message again
     assert len(remote.attempts(job_id)) == 1
