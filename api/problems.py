@@ -97,6 +97,8 @@ def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     detail = str(error.detail)
     if error.status_code == 404:
         detail = f"nothing is at {request.url.path}"
+    elif error.status_code == 400:  # of FastAPI, which says no more than that it could not parse
+        detail = "the body cannot be read as JSON: it is not UTF-8, or nested too deeply"
     elif error.status_code == 405:
         detail = f"{request.method} is not possible at {request.url.path}"
     problem = ProblemError(error.status_code, code, detail, headers=error.headers)

@@ -83,6 +83,10 @@ def _wrong_type(items: Sequence[_Located]) -> bool:
 
 
 def _detail(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "there is no such field"
+    if error["type"] == "json_invalid":
+        return f"not JSON: {error['ctx']['error']} (character {error['loc'][-1]})"
     detail = str(error["msg"]).removeprefix("Value error, ")
     return re.sub(r"a valid dictionary or instance of (\w+)", r"an object (\1)", detail)
 
@@ -104,5 +108,11 @@ def _expected(error: Mapping[str, Any]) -> str:
         return str(context["expected"])
     if "pattern" in context:
         return f"a text matching {context['pattern']}"
-    fixed = {"missing": "a value", "extra_forbidden": "no field of this name", "json_invalid": "a JSON document"}
+    if isinstance(error.get("input"), bytes):  # the body was not taken for JSON
+        return "a JSON object, sent with the header Content-Type: application/json"
+    fixed = {
+        "missing": "a value",
+        "json_invalid": "a JSON document",
+        "model_attributes_type": "a JSON object",
+    }
     return fixed.get(str(error["type"]), "")

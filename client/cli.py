@@ -57,6 +57,12 @@ def main() -> None:
     except (ClientError, EmbeddedError) as error:
         complain(str(error))
         sys.exit(FAILED)
+    except BrokenPipeError:  # the reader of the output has left, e.g. `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except OSError as error:  # a file or folder that the user named
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

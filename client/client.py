@@ -106,7 +106,7 @@ class Client:
         Raises:
             NoSuchJob: none fits, or several do; the text names them.
         """
-        if len(job) == 12:
+        if len(job) == 12 and job.isalnum():
             try:
                 return self.job(job)
             except ApiError as error:

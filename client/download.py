@@ -34,6 +34,8 @@ def fetch(
         DownloadError: the bytes do not match the server's sha256, the disk is full, or the connection keeps breaking.
         ServerUnreachable, ApiError: as for every request.
     """
+    if target.exists() and not target.is_file():
+        raise DownloadError(f"{target} is not a file that can be replaced")
     target.parent.mkdir(parents=True, exist_ok=True)
     idle, part, have = 0, None, 0
     while True:
@@ -63,7 +65,11 @@ def _gave_up(target: Path, part: Path, idle: int) -> str:
 
 def _announced(transport: Transport, path: str, params: dict[str, Any] | None) -> str:
     """The sha256 that the server states for the file, from its ETag `"sha256-<hex>"`."""
-    etag = transport.request("HEAD", path, params=params).headers.get("ETag", "")
+    try:
+        etag = transport.request("HEAD", path, params=params).headers.get("ETag", "")
+    except ApiError:  # an answer to HEAD has no body, so only GET says what is wrong
+        with transport.stream(path, params=params, headers={}, timeout=30) as response:
+            etag = response.headers.get("ETag", "")
     digest: str = etag.removeprefix("W/").strip('"').removeprefix("sha256-")
     if len(digest) != 64:
         raise DownloadError(f"the server states no sha256 for {path} (ETag {etag!r}), so the file cannot be checked")

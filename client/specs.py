@@ -1,5 +1,6 @@
 """A job's spec on disk, and what is wrong with it, told without a server."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,26 @@ class SpecError(ClientError):
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file, not yet checked.
+    """The mapping in a YAML or JSON file, not yet checked, but fit to be sent as JSON.
 
     Raises:
-        ClientError: no such file, not YAML, or not a mapping.
+        ClientError: no such file, not YAML, not a mapping, or a value that JSON cannot hold.
     """
     try:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ClientError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ClientError(f"{path} is nested too deeply for a job") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise ClientError(f"{path} is neither YAML nor JSON: {error}") from error
     if not isinstance(document, dict):
         raise ClientError(f"{path} must hold a mapping such as `student: {{detector: ...}}`")
+    try:
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:  # YAML also knows dates, .nan, bytes and references to itself
+        parse(path, document)
+        raise ClientError(f"{path} holds a value that JSON has no form for: {error}") from error
     return document
 
 

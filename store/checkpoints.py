@@ -48,7 +48,8 @@ def get(job_id: str, name: str, *, file_format: str = "safetensors", session: Se
     """
     row = session.get(Checkpoint, (job_id, name, file_format))
     if row is None:
-        raise NotFound("checkpoint", f"{name} ({file_format}) of job {job_id}")
+        kept = ", ".join(dict.fromkeys(row.name for row in of_job(job_id, session=session))) or "none yet"
+        raise NotFound("checkpoint", name, f"as {file_format} of job {job_id}; it has: {kept}")
     return row
 
 

@@ -16,9 +16,12 @@ def allowed_path(path: Path, roots: Sequence[Path]) -> Path:
     """The real path, with links followed, if it lies under an allowed root.
 
     Raises:
-        OutsideRoots: it does not.
+        OutsideRoots: it does not, or its links lead nowhere.
     """
-    real = path.resolve()
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        raise OutsideRoots(path, tuple(roots)) from None
     if not path.is_absolute() or not any(real.is_relative_to(root.resolve()) for root in roots):
         raise OutsideRoots(path, tuple(roots))
     return real

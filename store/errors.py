@@ -12,8 +12,8 @@ class StoreError(Exception):
 class NotFound(StoreError):
     code = "not_found"
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"there is no {kind} {name!r}")
+    def __init__(self, kind: str, name: str, where: str = "") -> None:
+        super().__init__(f"there is no {kind} {name!r} {where}".rstrip())
         self.kind = kind
         self.name = name
 

@@ -38,7 +38,7 @@ def get(job_id: str, kind: str, name: str, *, session: Session) -> Artifact:
     """
     row = session.get(Artifact, (job_id, kind, name))
     if row is None:
-        raise NotFound(kind, f"{name} of job {job_id}")
+        raise NotFound(kind, name, f"of job {job_id}")
     return row
 
 

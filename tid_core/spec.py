@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Steps = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class Model(BaseModel):
@@ -92,7 +93,7 @@ class LossSpec(Model):
     schedule: Literal["constant", "warmup", "linear_decay", "cosine_decay"] = Field(
         "constant", description="How the weight of the distillation term moves over the run."
     )
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="Steps of the `warmup` schedule.")
+    warmup_steps: Steps = Field(500, description="Steps of the `warmup` schedule.")
 
 
 class TidSpec(Model):
@@ -172,7 +173,7 @@ class DataSpec(Model):
 class TrainingSpec(Model):
     """The recipe."""
 
-    epochs: Count = Field(12, description="Passes over the training split.")
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(12, description="Passes over the training split.")
     batch_size: Count = Field(16, description="Images per optimiser step, over all GPUs and accumulation.")
     accumulate: Count = Field(1, description="Backward passes per optimiser step; divides batch_size.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="The rule that moves the weights.")
@@ -184,7 +185,7 @@ class TrainingSpec(Model):
         default_factory=lambda: [8 / 12, 11 / 12], description="Drops of `multistep`, as fractions of the run."
     )
     gamma: Fraction = Field(0.1, description="Factor at each milestone.")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="Linear warm-up, in optimiser steps.")
+    warmup_steps: Steps = Field(500, description="Linear warm-up, in optimiser steps.")
     warmup_factor: Fraction = Field(0.001, description="Factor of the learning rate at the first step.")
     clip_grad_norm: Positive | None = Field(None, description="Maximum gradient norm; null = none.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -196,8 +197,10 @@ class TrainingSpec(Model):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(0, description="Initialisation, data order, augmentation.")
     deterministic: bool = Field(False, description="Deterministic kernels on GPU (always on for CPU).")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one.")
-    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the training process; 0 = all cores.")
-    save_every_steps: Annotated[int, Field(ge=0)] = Field(0, description="Resume states between epochs; 0 = none.")
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="CPU threads of the training process; 0 = all cores."
+    )
+    save_every_steps: Steps = Field(0, description="Resume states between epochs; 0 = none.")
     log_every_steps: Count = Field(10, description="Optimiser steps between metric points.")
     keep_epochs: bool = Field(False, description="Keep a checkpoint epoch-N after each evaluation.")
 

@@ -14,7 +14,7 @@ from store import datasets, models
 from store.errors import OutsideRoots
 from store.jobs import Cursor
 from tid_core.data.problems import UNUSABLE_IMAGES
-from tid_core.facts import DatasetError, DatasetFacts, read_facts
+from tid_core.facts import DatasetError, DatasetFacts, find_splits, read_facts
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -27,8 +27,8 @@ def create(body: DatasetIn, parts: PartsDep, response: Response) -> Dataset:
     all is refused with what is wrong.
     """
     roots = parts.settings.data_roots
-    real = _allowed(body.root, roots)
-    facts = _usable_facts(real, body.name)
+    real = _allowed(Path(body.root), roots)
+    facts = _usable_facts(real, body.name, roots)
     with parts.database.write() as session:
         row = datasets.register(
             name=body.name,
@@ -63,9 +63,9 @@ def get(name_or_id: str, session: ReadSession) -> Dataset:
     return _view(datasets.get(name_or_id, session=session))
 
 
-def _allowed(root: str, roots: tuple[Path, ...]) -> Path:
+def _allowed(path: Path, roots: tuple[Path, ...]) -> Path:
     try:
-        return datasets.allowed_path(Path(root), roots)
+        return datasets.allowed_path(path, roots)
     except OutsideRoots as error:
         refusal = of_store(error)
         allowed = ", ".join(str(allowed) for allowed in roots)
@@ -75,11 +75,14 @@ def _allowed(root: str, roots: tuple[Path, ...]) -> Path:
         raise ProblemError(422, refusal.code, refusal.detail, errors=[problem]) from error
 
 
-def _usable_facts(root: Path, name: str) -> DatasetFacts:
+def _usable_facts(root: Path, name: str, roots: tuple[Path, ...]) -> DatasetFacts:
     """Raises:
     ProblemError: 422 with everything that stands in the way of training.
     """
     try:
+        for split in find_splits(root).values():  # a link inside the folder may lead out of the roots
+            _allowed(split.annotations, roots)
+            _allowed(split.images, roots)
         facts = read_facts(root, name, check_images=True)
     except (DatasetError, OSError, ValidationError) as error:
         code = error.code if isinstance(error, DatasetError) else "dataset_unreadable"

@@ -102,7 +102,7 @@ def artifact(job_id: str, name: str, request: Request, parts: PartsDep, session:
     jobs.get(job_id, session=session)
     found = [row for row in outputs.of_job(job_id, session=session) if row.name == name]
     if not found:
-        raise NotFound("artifact", f"{name} of job {job_id}")
+        raise NotFound("artifact", name, f"of job {job_id}")
     row = found[0]
     return file_answer(request, parts.artifacts.path(row.key), sha256=row.sha256, filename=row.name)
 

@@ -52,7 +52,8 @@ def list_jobs(
             job.id, escaped(job.name), state_text, job.method, job.student_detector, epoch, ap(job.best_ap), eta,
             ago(job.created_at),
         )  # fmt: skip
-    out().print(table if rows else "no jobs yet; `tid submit SPEC` makes one")
+    none = "no job fits" if state or search else "no jobs yet; `tid submit SPEC` makes one"
+    out().print(table if rows else none)
 
 
 def show(

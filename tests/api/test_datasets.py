@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,45 @@ def test_a_folder_must_lie_under_a_root_by_its_real_path(
         response = add(client, root)
         assert (response.status_code, response.json()["code"]) == (422, "outside_roots")
     assert str(settings.data_roots[0]) in response.json()["errors"][0]["expected"]
+
+
+def test_links_inside_the_folder_may_not_lead_out_of_the_roots(
+    client: TestClient, make_dataset: Make, settings: Settings, tmp_path: Path
+) -> None:
+    root = make_dataset(settings.data_roots[0] / "pets", images=2)
+    for name in ("val.json", "train"):
+        inside, outside = root / name, tmp_path / f"outside-{name}"
+        inside.rename(outside)
+        inside.symlink_to(outside)
+        response = add(client, root)
+        assert (response.status_code, response.json()["code"]) == (422, "outside_roots")
+        inside.unlink()
+        outside.rename(inside)
+    assert add(client, root).status_code == 201
+
+
+def test_links_in_a_circle_are_outside(client: TestClient, spec: Callable[..., Any], settings: Settings) -> None:
+    loop = settings.data_roots[0] / "loop.pt"
+    loop.symlink_to(loop)
+    assert (response := add(client, loop)).status_code == 422, response.text
+    student = {"detector": "fcos_resnet18_small", "weights": {"file": str(loop)}}
+    response = client.post("/jobs", json=spec(student=student))
+    assert response.status_code == 422
+    assert "outside_roots" in {error["code"] for error in response.json()["errors"]}
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "a\n\x1b[31m", "", "x" * 201])
+def test_class_names_can_be_stored_and_shown(
+    client: TestClient, make_dataset: Make, settings: Settings, name: str
+) -> None:
+    root = make_dataset(settings.data_roots[0] / "pets", images=2)
+    for split in ("train", "val"):
+        content = json.loads((root / f"{split}.json").read_text())
+        content["categories"][0]["name"] = name
+        (root / f"{split}.json").write_text(json.dumps(content))
+    response = add(client, root)
+    assert (response.status_code, response.json()["code"]) == (422, "not_coco"), response.text
+    assert "categories[0].name" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "a/b", "x" * 121])

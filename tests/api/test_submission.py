@@ -140,12 +140,32 @@ def test_one_key_makes_one_job(client: TestClient, spec: Spec) -> None:
         (b'{"student": {"detector": "fcos_resnet18_small"}, "dataset": "a\\u0000b"}', "text_invalid"),
         (b'{"student": {"detector": "fcos_resnet18_small"}, "dataset": "pets", "name": "\\ud800"}', "string_unicode"),
         (b'{"student": {"detector": "fcos_resnet18_small"}, "dataset": "p", "loss": {"task": NaN}}', "finite_number"),
+        (
+            b'{"student": {"detector": "a"}, "dataset": "p", "training": {"epochs": 1' + b"0" * 30 + b"}}",
+            "less_than_equal",
+        ),
     ],
 )
 def test_malformed_bodies_are_problems(client: TestClient, body: bytes, code: str) -> None:
     response = client.post("/jobs", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 422, response.text
     assert code in {error["code"] for error in response.json()["errors"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "status", "words"),
+    [
+        (b'{"name": x}', "application/json", 422, "Expecting value (character 9)"),
+        (b'{"name": "\xff"}', "application/json", 400, "not UTF-8"),
+        (b"{}", "application/x-www-form-urlencoded", 422, "Content-Type: application/json"),
+    ],
+)
+def test_a_body_that_is_not_json_is_told_why(
+    client: TestClient, body: bytes, media_type: str, status: int, words: str
+) -> None:
+    response = client.post("/jobs", content=body, headers={"Content-Type": media_type})
+    assert response.status_code == status
+    assert words in response.text
 
 
 def test_a_body_too_large_is_refused_declared_or_not(client: TestClient, settings: Settings) -> None:

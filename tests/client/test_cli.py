@@ -136,7 +136,7 @@ def test_check_without_a_server_looks_at_the_pair(tid, spec_file, server) -> Non
     assert "fcos_conv5_tiny" in checked.err, "what would be right is said too"
 
 
-@pytest.mark.parametrize("content", ["a: [", "- 1\n- 2\n", None])
+@pytest.mark.parametrize("content", ["a: [", "- 1\n- 2\n", "a: " + "[" * 3000, "when: 2024-13-45", None])
 def test_a_file_that_is_no_spec(tid, tmp_path, content: str | None) -> None:
     path = tmp_path / "job.yaml"
     if content is not None:
@@ -145,6 +145,40 @@ def test_a_file_that_is_no_spec(tid, tmp_path, content: str | None) -> None:
     assert checked.code == 1
     assert str(path) in checked.err
     assert "Traceback" not in checked.err
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("name: 2024-01-01", "/name"),
+        ('name: "\\ud800"', "/name"),
+        ("training: {lr: .nan}", "/training/lr"),
+        ("name: &loop [*loop]", "/name"),
+        ("name: !!binary aGVsbG8=", "no form for"),
+    ],
+)
+def test_what_yaml_knows_and_json_does_not_is_told_by_its_field(tid, spec_file, line: str, field: str) -> None:
+    kept = yaml.safe_load(spec_file.read_text())
+    kept.pop(line.partition(":")[0], None)
+    spec_file.write_text(f"{yaml.safe_dump(kept)}\n{line}\n")
+    for command in ("submit", "check"):
+        refused = tid(command, spec_file)
+        assert refused.code == 1
+        assert field in refused.err
+
+
+def test_an_id_stays_whole_on_a_narrow_screen(tid, client, spec, monkeypatch) -> None:
+    job_id = client.submit({**spec, "name": "narrow " * 8}).id
+    monkeypatch.setenv("COLUMNS", "80")
+    assert job_id in tid("jobs").out
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tid, client, spec, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    ran = tid("demo-data", tmp_path / "file" / "folder", "--images", 1)
+    assert ran.code == 1
+    assert ran.err.startswith("error: ")
+    assert "Not a directory" in ran.err
 
 
 def test_no_server_is_one_line_and_an_exit_code_of_its_own(tid) -> None:
@@ -158,6 +192,8 @@ def test_a_job_that_is_not_there(tid) -> None:
     ran = tid("show", "no-such-job")
     assert ran.code == 1
     assert "no-such-job" in ran.err
+    assert "../detectors" in tid("show", "../detectors").err, "an id is no path"
+    assert "no job fits" in tid("jobs", "--search", "no-such-job").out
     assert tid("show").code == 2
 
 

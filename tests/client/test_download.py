@@ -1,6 +1,7 @@
 """Downloads over a wire that breaks, and of files that are not what they should be."""
 
 import hashlib
+import os
 import random
 from pathlib import Path
 
@@ -44,6 +45,20 @@ def test_a_whole_download(client, job_id, tmp_path) -> None:
     assert sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
     assert seen[-1] == (SIZE, SIZE)
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_what_is_not_there_is_told_although_it_was_asked_for_by_head(client, job_id, tmp_path) -> None:
+    with pytest.raises(ApiError, match=r"'epoch-7' as safetensors .* it has: best") as refused:
+        client.download(job_id, "epoch-7", path=tmp_path / "x")
+    assert refused.value.code == "checkpoint_not_found"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_is_no_file_is_not_replaced(client, job_id, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DownloadError, match="not a file"):
+        client.download(job_id, path=tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_broken_download_is_continued_and_not_begun_again(cut_wire, job_id, tmp_path) -> None:

@@ -1,6 +1,7 @@
 """Reading facts from folders that are right, slightly wrong and entirely wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,20 @@ def test_bad_image_files_are_found(root: Path) -> None:
         "duplicate_image_id": 1,
     }
     assert problems(read_facts(root, "pets", check_images=False)) == {"missing_image": 1, "duplicate_image_id": 1}
+
+
+def test_a_pipe_is_no_image_and_is_not_waited_for(root: Path) -> None:
+    (root / "train" / "a.jpg").unlink()
+    os.mkfifo(root / "train" / "a.jpg")
+    assert problems(read_facts(root, "pets", check_images=True)) == {"unreadable_image": 1}
+
+
+@pytest.mark.parametrize("name", ["a\0.jpg", "\ud800.jpg", "x" * 1001])
+def test_file_names_that_no_file_system_has_are_refused(root: Path, name: str) -> None:
+    write(root, "train", GOOD, images=[{"id": 1, "file_name": name, "width": 64, "height": 48}])
+    with pytest.raises(DatasetError, match=r"images\[0\].file_name") as caught:
+        read_facts(root, "pets", check_images=True)
+    assert str(caught.value).encode(), "an answer is UTF-8"
 
 
 def test_an_image_annotated_in_its_exif_orientation_is_fine(root: Path) -> None:

@@ -74,6 +74,7 @@ def test_sound_jobs_have_no_problem() -> None:
         ({"student__detector": "fcos_resnet_18_fpn"}, "unknown_detector", "/student/detector", "fcos_resnet_18_fpn",
          "one of: fcos_resnet18_fpn"),
         ({"teacher__detector": "retinanet"}, "unknown_detector", "/teacher/detector", "'retinanet'", "one of"),
+        ({"teacher__detector": "yolo"}, "unknown_detector", "/teacher/detector", "'yolo'", "a name of GET"),
         ({"student__weights": "COCO_V2"}, "unknown_weights", "/student/weights", "COCO_V2", "imagenet, IMAGENET1K_V1"),
         ({"teacher__weights": "imagenet"}, "unknown_weights", "/teacher/weights", "nothing to teach", "COCO_V1"),
         ({"student__weights": {"file": "notes.txt"}}, "unknown_weights", "/student/weights/file", "notes.txt",
@@ -84,6 +85,7 @@ def test_sound_jobs_have_no_problem() -> None:
         ({"student__detector": "fcos_conv5_tiny", "student__weights": None}, "levels_differ", "/student/detector",
          "3 pyramid levels", "fcos_resnet18_fpn"),
         ({"student__inherit": ["neck", "head"]}, "inherit_unfit", "/student/inherit/1", "heads", "without 'head'"),
+        ({"data__scale_jitter": [1.2, 0.8]}, "range_reversed", "/data/scale_jitter", "1.2 down to 0.8", "[0.8, 1.2]"),
         ({"loss__distill": 0}, "distillation_off", "/loss/distill", "plain training", "method: none"),
         ({"loss": {"high": 0, "medium": 0, "low": 0}}, "distillation_off", "/loss", "all 0", "positive"),
     ],
@@ -103,6 +105,7 @@ def test_errors_of_the_spec(changes: dict[str, Any], code: str, field: str, deta
         ({"training__lr": 0.2}, "lr_high"),
         ({"training__lr": 0.01, "training__optimizer": "adamw"}, "lr_high"),
         ({"data__max_size": 640}, "sizes_contradict"),
+        ({"resources__gpus": 2}, "one_gpu_used"),
     ],
 )
 def test_warnings_of_the_spec(changes: dict[str, Any], code: str) -> None:

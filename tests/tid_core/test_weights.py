@@ -163,14 +163,14 @@ def _broken(kind: str, path: Path) -> str:
         return "no such file"
     if kind in ("text", "empty"):
         path.write_bytes(b"" if kind == "empty" else b"not a checkpoint at all\n" * 9)
-        return "not a checkpoint"
+        return "nothing but tensors"
     if kind == "truncated":
         torch.save(state, path)
         path.write_bytes(path.read_bytes()[:5000])
         return "not a checkpoint"
     if kind == "code":
         torch.save({"model": state, "run": Path("x").exists}, path)
-        return "not a checkpoint"
+        return "nothing but tensors"
     if kind == "list":
         torch.save([1, 2], path)
         return "no state_dict"

@@ -1,6 +1,7 @@
 """COCO annotation files: read, checked and put in order. Free of torch, linear in the size of the file."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,9 @@ MIN_SIDE = 0.01
 """Pixels. Thinner boxes vanish in fp32 once resized, and a detector refuses boxes of no size."""
 CLIP_TOLERANCE = 1.0
 """Pixels beyond the border that are rounding, not worth a report."""
-
+MAX_NAME, MAX_FILE_NAME = 200, 1000
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and halves of surrogate pairs: no database and no terminal takes all of them."""
 
 Box = tuple[float, float, float, float]
 
@@ -99,12 +102,23 @@ def _need(entry: Any, key: str, kind: type | tuple[type, ...], where: str, path:
     return value
 
 
+def _text(entry: Any, key: str, limit: int, where: str, path: Path) -> str:
+    """A name that can be stored and shown."""
+    text: str = _need(entry, key, str, where, path)
+    if not 1 <= len(text) <= limit or _CONTROLS.search(text):
+        detail = (
+            f"{where}.{key} is {text!a:.60}; it must be 1 to {limit} characters, none of them a control character"
+        )
+        raise DatasetError("not_coco", detail, path)
+    return text
+
+
 def _categories(entries: list[Any], path: Path) -> dict[int, str]:
     """Category id to name, sorted by id."""
     categories: dict[int, str] = {}
     for i, entry in enumerate(entries):
         where = f"categories[{i}]"
-        identity, name = _need(entry, "id", int, where, path), _need(entry, "name", str, where, path)
+        identity, name = _need(entry, "id", int, where, path), _text(entry, "name", MAX_NAME, where, path)
         if identity in categories or name in categories.values():
             raise DatasetError("duplicate_category", f"{where} repeats the id {identity} or the name {name!r}", path)
         categories[identity] = name
@@ -132,14 +146,14 @@ def _images(entries: list[Any], path: Path, problems: Problems) -> list[ImageRec
     for i, entry in enumerate(entries):
         where = f"images[{i}]"
         identity = _need(entry, "id", (int, str), where, path)
-        name = _need(entry, "file_name", str, where, path)
+        name = _text(entry, "file_name", MAX_FILE_NAME, where, path)
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DatasetError("path_outside", f"{where}.file_name {name!r} leaves the image folder", path)
         width, height = (_need(entry, key, (int, float), where, path) for key in ("width", "height"))
         if not (_is_number(width) and _is_number(height) and width >= 1 and height >= 1):
             raise DatasetError("not_coco", f"{where} is {width} x {height} pixels; both must be positive", path)
         if identity in images:
-            problems.note("duplicate_image_id", f"{where} {name} (id {identity})")
+            problems.note("duplicate_image_id", f"{where} {name} (id {identity!r:.40})")
         else:
             images[identity] = ImageRecord(identity, name, int(width), int(height))
     return sorted(images.values(), key=lambda image: (isinstance(image.id, str), image.id))

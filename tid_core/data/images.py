@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,8 @@ def _open(folder: Path, record: ImageRecord) -> Image:
 
     path = folder / record.file_name
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer
+            raise ImageProblem("unreadable_image", f"{path}: not a file")
         image = Image.open(path)
     except FileNotFoundError as error:
         raise ImageProblem("missing_image", f"{path}: no such file") from error

@@ -45,7 +45,10 @@ def read_state(path: Path) -> State:
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # an unpickler fed with something else raises whatever it likes
-        raise _invalid(path, f"not a checkpoint that can be read safely ({_first_line(error)})") from error
+        # torch's own advice for a pickle is to read it unsafely.
+        is_pickle = path.suffix != ".safetensors" and not isinstance(error, RuntimeError)
+        why = f"{type(error).__name__}: a .pt may hold nothing but tensors" if is_pickle else _first_line(error)
+        raise _invalid(path, f"not a checkpoint that can be read safely ({why})") from error
     for wrapper in ("model", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]

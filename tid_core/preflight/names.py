@@ -28,12 +28,12 @@ def check_names(spec: JobSpec, teacher: TeacherFacts | None) -> Iterator[Problem
 
 def _detector(name: str, field: str) -> Iterator[Problem]:
     if name not in DETECTORS:
-        expected = ", ".join(close_names(name)) or "a name of GET /detectors"
+        close = ", ".join(close_names(name))
         yield Problem(
             code="unknown_detector",
             field=field,
             detail=f"there is no detector {name!r}",
-            expected=f"one of: {expected}",
+            expected=f"one of: {close}" if close else "a name of GET /detectors",
         )
 
 
