@@ -17,6 +17,27 @@ def check_settings(spec: JobSpec) -> Iterator[Problem]:
             expected=f"at least {short}",
             severity="warning",
         )
+    jitter = spec.data.scale_jitter
+    if jitter is not None and jitter[0] > jitter[1]:
+        yield Problem(
+            code="range_reversed",
+            field="/data/scale_jitter",
+            detail=f"scale_jitter runs from {jitter[0]:g} down to {jitter[1]:g}",
+            expected=f"the smaller factor first: [{jitter[1]:g}, {jitter[0]:g}]",
+        )
+    yield from _distillation(spec)
+    yield from _learning_rate(spec)
+    if spec.resources.gpus > 1:
+        yield Problem(
+            code="one_gpu_used",
+            field="/resources/gpus",
+            detail=f"{spec.resources.gpus} GPUs are asked for, but a run trains on one",
+            expected="1, or 0 for the CPU",
+            severity="warning",
+        )
+
+
+def _distillation(spec: JobSpec) -> Iterator[Problem]:
     if spec.method != "none" and spec.loss.distill == 0:
         yield Problem(
             code="distillation_off",
@@ -31,7 +52,6 @@ def check_settings(spec: JobSpec) -> Iterator[Problem]:
             detail="high, medium and low are all 0: nothing would be distilled",
             expected="a positive weight for at least one kind of area, or method: none",
         )
-    yield from _learning_rate(spec)
 
 
 def _learning_rate(spec: JobSpec) -> Iterator[Problem]:
