@@ -37,7 +37,8 @@ def file_answer(
     }
     if _matches(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    _check_range(request, stat.st_size)
+    if request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:
+        _check_range(request, stat.st_size)
     return FileResponse(
         path,
         headers=headers,

@@ -84,6 +84,13 @@ def test_a_range_beyond_the_end_says_how_long_the_file_is(server: httpx.Client, 
     assert got.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
 
 
+def test_a_range_of_another_file_is_answered_with_the_whole_one(server: httpx.Client, job_id: str) -> None:
+    """Who holds more bytes of an older file than the new one has starts anew, instead of being refused."""
+    headers = {"Range": f"bytes={len(CONTENT) + 5}-", "If-Range": '"sha256-of-another"'}
+    got = server.get(f"/jobs/{job_id}/checkpoints/best", headers=headers)
+    assert (got.status_code, got.content) == (200, CONTENT)
+
+
 def test_an_unchanged_file_is_not_sent_again(server: httpx.Client, job_id: str) -> None:
     url = f"/jobs/{job_id}/checkpoints/best"
     for tags in (ETAG, f'"x", W/{ETAG}', "*"):
