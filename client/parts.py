@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,7 @@ class Part:
         """
         code = self.exit_code()
         if code is None:
+            rotate(self.log)
             return False
         now = time.monotonic()
         if self._failures and now - self._started_at > _HEALTHY_AFTER:
@@ -116,6 +118,10 @@ class Part:
 
 
 def rotate(log: Path) -> None:
-    """Keep one older log once it has grown large, so that a service that restarts for ever cannot fill the disk."""
+    """Keep one older log once it has grown large, so that a service that runs for ever cannot fill the disk.
+
+    The file is copied and cut, not renamed: a running part goes on writing to the one it was given.
+    """
     if log.exists() and log.stat().st_size > _KEPT_LOG_BYTES:
-        log.replace(log.with_suffix(".log.1"))
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)

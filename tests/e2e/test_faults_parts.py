@@ -45,6 +45,23 @@ def test_a_killed_part_is_started_again(counter: Part, tmp_path: Path) -> None:
     assert counter.restarts == 1
 
 
+def test_the_log_of_a_part_that_runs_on_is_cut(tmp_path: Path) -> None:
+    first, more = 11 * 2**20, tmp_path / "more"
+    talker = (
+        f"import pathlib, time; print('x' * {first}, flush=True)\nwhile not pathlib.Path({str(more)!r}).exists():"
+        " time.sleep(0.02)\nprint('and more', flush=True); time.sleep(600)"
+    )
+    log = tmp_path / "talker.log"
+    part = Part("talker", [sys.executable, "-c", talker], dict(os.environ), log, stop_seconds=10.0)
+    part.start()
+    wait_for(lambda: log.stat().st_size > first)
+    assert not part.keep()
+    more.touch()
+    wait_for(lambda: log.read_bytes() == b"and more\n")
+    assert log.with_suffix(".log.1").stat().st_size == first + 1
+    part.kill()
+
+
 def test_a_part_that_ignores_sigterm_is_killed_when_there_is_no_time(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     stubborn = f"import signal, time; signal.signal(15, lambda *_: None); open({str(ready)!r}, 'w'); time.sleep(600)"
