@@ -30,6 +30,8 @@ PAGE = 100
 Answer = TypeVar("Answer", bound=BaseModel)
 SILENCE = 60.0
 """Seconds without a byte, heartbeats included, after which a stream of events counts as lost."""
+SCAN = 3600.0
+"""Seconds that the server may take to look through a dataset: images by the hundred thousand, from a slow disk."""
 LOST_STREAMS = 5
 """Streams lost in a row, without an event between, before it gives up."""
 Event = schemas.StateEvent | schemas.Progress | schemas.MetricsEvent | schemas.EndEvent
@@ -221,10 +223,9 @@ class Client:
         return list(self._pages("/datasets", schemas.Dataset, {}, None))
 
     def add_dataset(self, name: str, root: Path | str) -> schemas.Dataset:
-        """Register a folder that the server can read."""
-        response = self._transport.request(
-            "POST", "/datasets", json={"name": name, "root": str(root)}, repeatable=False
-        )
+        """Register a folder that the server can read; it looks at every image before it answers."""
+        body = {"name": name, "root": str(root)}
+        response = self._transport.request("POST", "/datasets", json=body, repeatable=False, timeout=SCAN)
         return schemas.Dataset.model_validate_json(response.content)
 
     def detectors(self) -> list[schemas.DetectorOut]:

@@ -41,17 +41,24 @@ class Transport:
         json: Any = None,
         headers: Mapping[str, str] | None = None,
         accept: tuple[int, ...] = (),
+        timeout: float | None = None,
     ) -> httpx.Response:
         """Send, and try again on a lost connection or a busy server if `repeatable`; statuses in `accept` are answers.
+
+        `timeout` is the longest wait for an answer where that of all requests is too short.
 
         Raises:
             ServerUnreachable: no answer. ApiError: the answer is a problem.
         """
         sent = {key: value for key, value in (params or {}).items() if value is not None}
+        usual = self.http.timeout
+        wait = usual if timeout is None else httpx.Timeout(usual.connect, read=timeout)
         for attempt in range(self._retries + 1):
             last = attempt == self._retries or not repeatable
             try:
-                response = self.http.request(method, path, params=sent, json=json, headers=dict(headers or {}))
+                response = self.http.request(
+                    method, path, params=sent, json=json, headers=dict(headers or {}), timeout=wait
+                )
             except httpx.TransportError as error:
                 if last:
                     raise unreachable(self.url, error) from error
