@@ -117,6 +117,7 @@ def _review(spec: JobSpec, parts: Parts, *, session: Session) -> _Review:
     _check_weights(review, "student", parts, session=session)
     if spec.teacher is not None and isinstance(spec.teacher.weights, JobWeights):
         review.teacher = _teacher_facts(spec.teacher.weights, review.dataset, session=session)
+        _name_teacher(review)
     facts = DatasetFacts.model_validate(review.dataset.facts) if review.dataset else None
     found = check(review.spec, dataset=facts, teacher=review.teacher)
     review.problems += [SpecProblem.model_validate(problem) for problem in found]
@@ -156,7 +157,7 @@ def _check_file(review: _Review, part: _Part, weights: FileWeights, roots: tuple
     try:
         real = datasets.allowed_path(weights.file, roots)
     except OutsideRoots as error:
-        review.refuse("outside_roots", where, str(error), "a file under an allowed root")
+        review.refuse("outside_roots", where, str(error), "the absolute path of a file under an allowed root")
         return
     if not real.is_file():
         review.refuse("file_not_found", where, f"there is no file {weights.file}", "a checkpoint file")
@@ -165,6 +166,14 @@ def _check_file(review: _Review, part: _Part, weights: FileWeights, roots: tuple
     owner = getattr(review.spec, part)
     owner = owner.model_copy(update={"weights": weights.model_copy(update={"file": real})})
     review.spec = review.spec.model_copy(update={part: owner})
+
+
+def _name_teacher(review: _Review) -> None:
+    """The resolved spec says which detector teaches, also where the teacher's job alone was named."""
+    teacher = review.spec.teacher
+    if teacher is not None and teacher.detector is None and review.teacher is not None:
+        named = teacher.model_copy(update={"detector": review.teacher.detector})
+        review.spec = review.spec.model_copy(update={"teacher": named})
 
 
 def _teacher_facts(weights: JobWeights, dataset: Dataset | None, *, session: Session) -> TeacherFacts | None:
