@@ -92,6 +92,7 @@ def test_a_teacher_job_that_succeeded_is_accepted_and_its_facts_are_used(
     response = client.post("/jobs", json=spec(teacher=weights))
     assert response.status_code == 201, response.text
     assert response.json()["teacher_job_id"] == teacher["id"]
+    assert response.json()["teacher_detector"] == teacher["student_detector"]
     wrong = client.post("/jobs", json=spec(teacher={**weights, "detector": "fcos_resnet50_fpn"}))
     assert ("teacher_differs", "/teacher/detector") in codes(wrong)
 
