@@ -57,7 +57,8 @@ def test_a_dataset_may_take_longer_than_any_other_request(server, database) -> N
     name, held = f"slow-{secrets.token_hex(4)}", threading.Event()
 
     def hold() -> None:
-        with database.write():
+        with database.write() as session:
+            session.connection()  # begins
             held.set()
             time.sleep(1.5)
 
