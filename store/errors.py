@@ -58,6 +58,7 @@ class OutsideRoots(StoreError):
 
     def __init__(self, path: Path, roots: tuple[Path, ...]) -> None:
         allowed = ", ".join(str(root) for root in roots) or "none is set"
-        super().__init__(f"{path} is not under an allowed root (TID_DATA_ROOTS: {allowed})")
+        where = f"the real path of {path}" if path.is_absolute() else f"{path}, which is not an absolute path,"
+        super().__init__(f"{where} is not under an allowed root (TID_DATA_ROOTS: {allowed})")
         self.path = path
         self.roots = roots

@@ -34,6 +34,8 @@ class RunPlan(_Plan):
     spec: JobSpec
     train: SplitPaths
     val: SplitPaths
+    classes: list[str] | None = None
+    """What the dataset's classes were when it was registered; jobs that build on this one rely on their order."""
     teacher: TeacherPlan | None = None
     student_file: Path | None = None
     out_dir: Path

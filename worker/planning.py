@@ -59,6 +59,7 @@ def prepare(claim: Claim, database: Database, settings: WorkerSettings, storage:
         spec=spec,
         train=splits["train"],
         val=splits["val"],
+        classes=list(records.dataset.classes),
         teacher=_teacher(spec, records.teacher, storage),
         student_file=_student_file(spec, records.student, storage),
         out_dir=scratch / "out",

@@ -3,6 +3,7 @@
 The fixtures `lite` (SQLite) and `remote` (PostgreSQL) are a service without API and broker; see conftest.
 """
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -141,6 +142,22 @@ def test_a_dataset_that_is_gone_fails_the_job_for_good(lite: Any, digits: Path, 
         moved.rename(digits)
     assert (job.state, job.status_reason) == (State.FAILED, "dataset_invalid")
     assert str(digits) in job.detail
+
+
+def test_classes_that_changed_since_the_registration_fail_the_job(lite: Any, digits: Path) -> None:
+    """Another order of classes would go unnoticed, and be wrong, in every student that this job teaches."""
+    job_id, annotations = lite.submit(), digits / "train.json"
+    before = annotations.read_text()
+    content = json.loads(before)
+    first, second = content["categories"][:2]
+    first["name"], second["name"] = second["name"], first["name"]
+    annotations.write_text(json.dumps(content))
+    try:
+        job = lite.run(job_id)
+    finally:
+        annotations.write_text(before)
+    assert (job.state, job.status_reason) == (State.FAILED, "dataset_invalid")
+    assert "['1', '0', '2'" in job.detail
 
 
 def test_a_teacher_that_never_succeeded_fails_the_job(lite: Any) -> None:

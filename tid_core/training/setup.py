@@ -66,6 +66,9 @@ def build_parts(plan: RunPlan, precision: Precision, report: Reporter) -> Parts:
 def _data(plan: RunPlan, report: Reporter) -> tuple[CocoDetection, CocoDetection]:
     spec = plan.spec
     train = CocoDetection(plan.train, None, spec.data, train=True, seed=spec.training.seed)
+    if plan.classes not in (None, train.classes):
+        detail = f"{plan.train.annotations} now has the classes {train.classes}; when it was registered: {plan.classes}"
+        raise TrainingFailure("dataset_invalid", f"{detail}. Register it anew, under another name")
     val = CocoDetection(plan.val, train.classes, spec.data, train=False)
     for split, dataset in (("train", train), ("val", val)):
         for problem in dataset.problems:
