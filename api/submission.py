@@ -1,7 +1,6 @@
 """From a spec to a queued job: what it names is looked up, the preflight runs, and only then is it stored."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,7 +10,6 @@ from sqlalchemy.orm import Session
 from api.deps import Parts
 from api.problems import ProblemError
 from api.schemas import DryRun, FieldProblem, Job, SpecProblem
-from api.validation import pointer
 from api.views import job_full
 from store import datasets, jobs
 from store.errors import NotFound, OutsideRoots, TeacherNotReady
@@ -94,24 +92,8 @@ def _refusal(review: _Review) -> ProblemError:
     return ProblemError(422, code, f"the job has {count}: {errors[0].detail}", errors=errors)
 
 
-def _nul_texts(value: object, path: tuple[int | str, ...] = ()) -> Iterator[str]:
-    """Pointers of texts with NUL in them, which neither PostgreSQL nor a file system takes."""
-    if isinstance(value, str) and "\0" in value:
-        yield pointer(path)
-    elif isinstance(value, Mapping):
-        for key, child in value.items():
-            yield from _nul_texts(child, (*path, key))
-    elif isinstance(value, list):
-        for index, child in enumerate(value):
-            yield from _nul_texts(child, (*path, index))
-
-
 def _review(spec: JobSpec, parts: Parts, *, session: Session) -> _Review:
     review = _Review(spec)
-    for where in _nul_texts(spec.model_dump(mode="json")):
-        review.refuse("text_invalid", where, "the text holds a NUL character", "a text without it")
-    if review.errors:
-        return review
     review.dataset = _find_dataset(review, session=session)
     _check_weights(review, "teacher", parts, session=session)
     _check_weights(review, "student", parts, session=session)

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tid_core.text import plain_path, plain_text
+
+Text = Annotated[str, AfterValidator(plain_text)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -27,8 +30,10 @@ class FileWeights(Model):
     A student may also start from a torchvision classifier's file, which then fills its backbone.
     """
 
-    file: Path = Field(description="Path of a .safetensors or .pt/.pth file, under an allowed root.")
-    classes: list[str] | None = Field(
+    file: Annotated[Path, AfterValidator(plain_path)] = Field(
+        description="Path of a .safetensors or .pt/.pth file, under an allowed root."
+    )
+    classes: list[Text] | None = Field(
         None, description="Class names in the order of the file's outputs; null = the dataset's own classes."
     )
 
@@ -36,12 +41,12 @@ class FileWeights(Model):
 class JobWeights(Model):
     """The checkpoint of an earlier job."""
 
-    job: str = Field(description="Id of a job that succeeded.", min_length=1)
+    job: Text = Field(description="Id of a job that succeeded.", min_length=1)
     checkpoint: str = Field("best", description="best, last or epoch-N.", pattern=r"^(best|last|epoch-\d+)$")
 
 
 Weights = Annotated[
-    FileWeights | JobWeights | str | None,
+    FileWeights | JobWeights | Text | None,
     Field(
         description="A torchvision weights name such as COCO_V1, `imagenet` (backbone only), {file: path}, "
         "{job: id, checkpoint: best}, or null for random initialisation."
@@ -52,8 +57,8 @@ Weights = Annotated[
 class TeacherSpec(Model):
     """The detector that is imitated. Its classes meet the dataset's by name."""
 
-    detector: str | None = Field(None, description="A name of GET /detectors; null = the detector of the teacher job.")
-    weights: FileWeights | JobWeights | str = Field(
+    detector: Text | None = Field(None, description="A name of GET /detectors; null = the detector of the teacher job.")
+    weights: FileWeights | JobWeights | Text = Field(
         description="A torchvision weights name, {file: path} or {job: id, checkpoint: best}."
     )
 
@@ -67,7 +72,7 @@ class TeacherSpec(Model):
 class StudentSpec(Model):
     """The detector that is trained and handed out."""
 
-    detector: str = Field(description="A name of GET /detectors.")
+    detector: Text = Field(description="A name of GET /detectors.")
     weights: Weights = None
     inherit: list[Literal["neck", "head"]] = Field(
         default_factory=list, description="Parts copied from the teacher where every shape agrees."
@@ -246,10 +251,10 @@ class JobSpec(Model):
 
     model_config = ConfigDict(extra="forbid", frozen=True, title="JobSpec")
 
-    name: str = Field("job", min_length=1, max_length=120, description="For people; need not be unique.")
+    name: Text = Field("job", min_length=1, max_length=120, description="For people; need not be unique.")
     teacher: TeacherSpec | None = Field(None, description="null = plain training of the student.")
     student: StudentSpec
-    dataset: str = Field(min_length=1, description="Name or id of a registered dataset; `tid train`: a folder.")
+    dataset: Text = Field(min_length=1, description="Name or id of a registered dataset; `tid train`: a folder.")
     method: Method = Field("tid", description="How the teacher is imitated; plain training uses `none`.")
     loss: LossSpec = Field(default_factory=LossSpec)
     tid: TidSpec = Field(default_factory=TidSpec)

@@ -140,6 +140,17 @@ def test_one_key_makes_one_job(client: TestClient, spec: Spec) -> None:
         (b'{"student": {"detector": "fcos_resnet18_small"}, "dataset": "pets", "epochs": 3}', "extra_forbidden"),
         (b'{"student": {"detector": "fcos_resnet18_small"}, "dataset": "a\\u0000b"}', "text_invalid"),
         (b'{"student": {"detector": "fcos_resnet18_small"}, "dataset": "pets", "name": "\\ud800"}', "string_unicode"),
+        (b'{"student": {"detector": "a"}, "dataset": "p", "name": "\\u001b[31m"}', "text_invalid"),
+        (b'{"student": {"detector": "a", "weights": "\\ud800"}, "dataset": "p"}', "union"),
+        (b'{"student": {"detector": "a", "weights": {"file": "/\\ud800.pt"}}, "dataset": "p"}', "text_invalid"),
+        (
+            b'{"student": {"detector": "a", "weights": {"file": "/' + b"x" * 300 + b'.pt"}}, "dataset": "p"}',
+            "text_invalid",
+        ),
+        (
+            b'{"student": {"detector": "a", "weights": {"file": "/a.pt", "classes": ["\\ud800"]}}, "dataset": "p"}',
+            "text_invalid",
+        ),
         (b'{"student": {"detector": "fcos_resnet18_small"}, "dataset": "p", "loss": {"task": NaN}}', "finite_number"),
         (
             b'{"student": {"detector": "a"}, "dataset": "p", "training": {"epochs": 1' + b"0" * 30 + b"}}",

@@ -1,13 +1,13 @@
 """COCO annotation files: read, checked and put in order. Free of torch, linear in the size of the file."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
 from tid_core.data.problems import DatasetError, Problems
+from tid_core.text import CONTROLS
 
 KEYS = ("images", "annotations", "categories")
 MIN_SIDE = 0.01
@@ -15,8 +15,6 @@ MIN_SIDE = 0.01
 CLIP_TOLERANCE = 1.0
 """Pixels beyond the border that are rounding, not worth a report."""
 MAX_NAME, MAX_FILE_NAME = 200, 1000
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters and halves of surrogate pairs: no database and no terminal takes all of them."""
 
 Box = tuple[float, float, float, float]
 
@@ -105,10 +103,8 @@ def _need(entry: Any, key: str, kind: type | tuple[type, ...], where: str, path:
 def _text(entry: Any, key: str, limit: int, where: str, path: Path) -> str:
     """A name that can be stored and shown."""
     text: str = _need(entry, key, str, where, path)
-    if not 1 <= len(text) <= limit or _CONTROLS.search(text):
-        detail = (
-            f"{where}.{key} is {text!a:.60}; it must be 1 to {limit} characters, none of them a control character"
-        )
+    if not 1 <= len(text) <= limit or CONTROLS.search(text):
+        detail = f"{where}.{key} is {text!a:.60}; it must be 1 to {limit} characters, none of them a control character"
         raise DatasetError("not_coco", detail, path)
     return text
 
