@@ -30,6 +30,8 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(value, BaseModel):
         return "see below"
+    if value == Path():
+        return '`""`'
     if field.default_factory is not None and isinstance(value, str):
         return "made at the start"
     return f"`{json.dumps(value, default=str)}`"

@@ -76,7 +76,6 @@ class Examiner:
 
     def _keep(self, epoch: int, values: dict[str, float], detections: Detections) -> None:
         best, ap, step = self.position.best, values.get("val/AP"), self.position.step
-        self.position.final_ap = ap
         self._checkpoint("last", step, epoch, values)
         if self.spec.training.keep_epochs:
             self._checkpoint(f"epoch-{epoch}", step, epoch, values)
@@ -104,9 +103,9 @@ class Examiner:
         detections = self._best_detections or self._detect(self.shown, "export", self.shown.dense_forward)
         write_detections(detections, self.parts.val, self.plan, self.report, step=best.step)
         draw_area_maps(self.shown, self.parts, self.plan, self.precision, self.report)
-        teacher, final = self.position.teacher_ap, self.position.final_ap
-        if teacher is not None and final is not None and teacher <= final:
-            detail = f"the teacher's AP is {teacher:.3f}, the student's {final:.3f}"
+        teacher = self.position.teacher_ap
+        if teacher is not None and best.ap is not None and teacher <= best.ap:
+            detail = f"the teacher's AP is {teacher:.3f}, the student's {best.ap:.3f}"
             self.voice.warn("teacher_not_better", f"{detail}: such a teacher has little to teach")
 
     def _checkpoint(self, name: str, step: int, epoch: int, values: dict[str, float]) -> None:

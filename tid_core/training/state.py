@@ -38,8 +38,6 @@ class Position:
     """Epochs whose evaluation and checkpoints, where due, are done too."""
     teacher_ap: float | None = None
     teacher_done: bool = False
-    final_ap: float | None = None
-    """Of the newest evaluation."""
     best: Best | None = field(default=None)
 
 
@@ -72,7 +70,6 @@ class Live:
             "finished_epochs": position.finished_epochs,
             "teacher_ap": position.teacher_ap,
             "teacher_done": position.teacher_done,
-            "final_ap": position.final_ap,
             "best": vars(best) if best else None,
         }
 
@@ -89,7 +86,7 @@ class Live:
         if self.ema is not None:
             self.ema.load_state_dict(content["ema"])
         self.window.load_state_dict(content["window"])
-        names = ("step", "finished_epochs", "teacher_ap", "teacher_done", "final_ap")
+        names = ("step", "finished_epochs", "teacher_ap", "teacher_done")
         for name in names:
             setattr(self.position, name, content[name])
         self.position.best = Best(**content["best"]) if content["best"] else None
