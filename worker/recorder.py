@@ -108,6 +108,8 @@ class Recorder:
         match event:
             case Started():
                 self._batch.started = event
+            case Progress(phase="setup"):
+                pass  # the step that a resumed run goes on from is not known yet; 0 would throw its bar back
             case Progress():
                 self._batch.progress = event
             case Metrics():
