@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastapi.testclient import TestClient
+
+from api.app import create_app
 from store import claims, jobs, metrics
 from store.db import Database
 from store.fencing import Claim
 from store.metrics import Point
 from store.models import Dataset
+from store.settings import Settings
 from store.upgrade import upgrade
 from tid_core.spec import JobSpec
 
@@ -76,6 +80,18 @@ def read_times(database: Database, claim: Claim, max_points: int, rounds: int) -
     return times
 
 
+def request_times(url: str, home: Path, claim: Claim, max_points: int, rounds: int) -> list[float]:
+    """Milliseconds of each `GET /jobs/{id}/metrics`, through the whole application to the parsed JSON."""
+    times = []
+    query = {"name": NAMES[0], "max_points": max_points}
+    with TestClient(create_app(Settings(home=home, database_url=url))) as client:
+        for _ in range(rounds):
+            began = time.perf_counter()
+            client.get(f"/jobs/{claim.job_id}/metrics", params=query).raise_for_status().json()
+            times.append((time.perf_counter() - began) * 1000)
+    return times
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=100_000)
@@ -88,13 +104,15 @@ def main() -> None:
             database = Database(url)
             claim = running_job(database)
             rate = fill(database, claim, arguments.points)
-            times = read_times(database, claim, arguments.max_points, arguments.rounds)
+            print(f"{name}: {arguments.points:,} points read as {arguments.max_points}; {rate:,.0f} written a second")
+            show("store", read_times(database, claim, arguments.max_points, arguments.rounds))
+            home = Path(folder) / f"home-{name}"
+            show("GET", request_times(url, home, claim, arguments.max_points, arguments.rounds))
             database.close()
-            print(
-                f"{name:>10}: {arguments.points:,} points read as {arguments.max_points}: "
-                f"median {statistics.median(times):.1f} ms, best {min(times):.1f} ms, worst {max(times):.1f} ms; "
-                f"written at {rate:,.0f} points/s"
-            )
+
+
+def show(what: str, times: list[float]) -> None:
+    print(f"{what:>8}: median {statistics.median(times):.1f} ms, best {min(times):.1f} ms, worst {max(times):.1f} ms")
 
 
 if __name__ == "__main__":
