@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss, smooth_l1_loss
 
-from tid_core.distillers.ranks import sum_over_ranks
+from tid_core.ranks import sum_over_ranks
 
 Distance = Literal["normalised_mse", "mse", "l1", "smooth_l1", "standardised_mse"]
 
