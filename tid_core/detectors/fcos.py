@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
@@ -9,6 +10,7 @@ from torchvision.models.detection.fcos import FCOS, FCOSHead
 from tid_core.catalogue import DetectorInfo
 from tid_core.detectors.base import DenseDetector, Target
 from tid_core.detectors.outputs import DenseOutputs
+from tid_core.ranks import mean_count, num_ranks
 
 
 class FcosDetector(DenseDetector):
@@ -21,8 +23,29 @@ class FcosDetector(DenseDetector):
         return cast(dict[str, Tensor], self.model.compute_loss(targets, outputs.head_outputs, anchors, per_level))
 
 
+class SharedFcosHead(FCOSHead):  # type: ignore[misc]
+    """torchvision's head, whose losses are means over the positives of all ranks instead of its own.
+
+    Alone, the losses are torchvision's to the last bit; the state_dict is the same in any case.
+    """
+
+    def compute_loss(
+        self,
+        targets: list[Target],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        if num_ranks() == 1:
+            return losses
+        positives = torch.stack([(match_L >= 0).sum() for match_L in matched_idxs]).sum()
+        factor = positives.clamp(min=1) / mean_count(positives)
+        return {name: value * factor for name, value in losses.items()}
+
+
 def build_fcos(backbone: nn.Module, info: DetectorInfo, *, num_classes: int, **options: Any) -> FCOS:
     """A plain torchvision FCOS; `options` go to its constructor."""
     anchors = AnchorGenerator(info.anchor_sizes, ((1.0,),) * len(info.strides))
-    head = FCOSHead(info.channels, info.anchors_per_location, num_classes, info.tower_convs)
+    head = SharedFcosHead(info.channels, info.anchors_per_location, num_classes, info.tower_convs)
     return FCOS(backbone, num_classes, anchor_generator=anchors, head=head, **options)
