@@ -36,7 +36,7 @@ def export_student(detector: DenseDetector, out_dir: Path, name: str, card: dict
     state = plain_state(detector)
     classes: list[str] = card.get("classes", [])
     metadata = {"format": "pt", "detector": detector.info.name, "classes": "\n".join(classes)}
-    contents = {"safetensors": _ordered(safetensors_bytes(state, metadata)), "pt": _torch_bytes(state)}
+    contents = {"safetensors": safetensors_file(state, metadata), "pt": _torch_bytes(state)}
     paths = {suffix: out_dir / f"{name}.{suffix}" for suffix in contents} | {"card": out_dir / f"{name}.card.json"}
     files = {
         suffix: {"name": paths[suffix].name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -87,9 +87,10 @@ def _card(detector: DenseDetector, state: dict[str, Tensor], files: dict[str, An
     }
 
 
-def _ordered(data: bytes) -> bytes:
-    """The same safetensors file with sorted metadata: the library writes them in an order drawn for each file, and
-    then equal students would differ in their sha256."""
+def safetensors_file(state: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file with sorted metadata: the library writes them in an order drawn for each file, and then equal
+    students would differ in their sha256."""
+    data = safetensors_bytes(state, metadata)
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
