@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-Family = Literal["retinanet", "fcos"]
+Family = Literal["retinanet", "fcos", "gfl", "atss"]
 Size = Literal["standard", "small"]
 
 
@@ -80,6 +80,28 @@ CONV_TRUNKS: dict[str, tuple[tuple[int, ...], int]] = {
 
 
 @dataclass(frozen=True)
+class FamilyInfo:
+    title: str
+    source: str
+
+
+FAMILIES: dict[Family, FamilyInfo] = {
+    "retinanet": FamilyInfo(
+        "RetinaNet: nine anchors per location, focal loss", "Lin et al., ICCV 2017, arXiv 1708.02002"
+    ),
+    "fcos": FamilyInfo("FCOS: points instead of anchors, centerness", "Tian et al., TPAMI 2022, arXiv 2006.09214"),
+    "gfl": FamilyInfo(
+        "GFL: one anchor, the class score says how good the box is, each side a distribution",
+        "Li et al., NeurIPS 2020, arXiv 2006.04388",
+    ),
+    "atss": FamilyInfo(
+        "ATSS: one anchor, positives by the mean and deviation of their IoUs, centerness",
+        "Zhang et al., CVPR 2020, arXiv 1912.02424",
+    ),
+}
+
+
+@dataclass(frozen=True)
 class DetectorInfo:
     name: str
     family: Family
@@ -94,6 +116,10 @@ class DetectorInfo:
     anchors_per_location: int
     tower_convs: int
     """3x3 convolutions in each tower of the head."""
+    p6_from: Literal["p5", "c5"] | None
+    """What the first level beyond the trunk is computed from: the pyramid's P5 or the trunk's C5."""
+    p7_relu: bool
+    """Whether a ReLU stands between P6 and P7."""
     parameters: int
     """Count with the 91 outputs of COCO; with fewer classes it is smaller."""
     coco_map: float | None = None
@@ -111,9 +137,11 @@ class DetectorInfo:
 
     @property
     def anchor_sizes(self) -> tuple[tuple[int, ...], ...]:
-        """Sides of the anchors per level: FCOS one of a stride; RetinaNet three octave steps, from four strides up."""
-        if self.family == "fcos":
-            return tuple((stride,) for stride in self.strides)
+        """Sides of the anchors per level: FCOS one of a stride; GFL and ATSS one of eight strides; RetinaNet three
+        octave steps, from four strides up."""
+        if self.family != "retinanet":
+            side = 1 if self.family == "fcos" else 8
+            return tuple((side * stride,) for stride in self.strides)
         scale = 4 if self.size == "standard" else 2
         octaves = (1.0, 2 ** (1.0 / 3), 2 ** (2.0 / 3))
         return tuple(tuple(int(scale * stride * octave) for octave in octaves) for stride in self.strides)
@@ -143,6 +171,24 @@ _PARAMETERS = {
     "retinanet_resnet18_small": 12_584_055,
     "retinanet_conv10_small": 3_251_223,
     "retinanet_conv5_tiny": 1_387_991,
+    "gfl_resnet18_fpn": 19_446_244,
+    "gfl_resnet34_fpn": 29_554_404,
+    "gfl_resnet50_fpn": 32_465_892,
+    "gfl_resnet101_fpn": 51_458_020,
+    "gfl_mobilenet_v2_fpn": 10_624_676,
+    "gfl_mobilenet_v3_large_fpn": 11_296_980,
+    "gfl_resnet18_small": 11_982_018,
+    "gfl_conv10_small": 2_649_186,
+    "gfl_conv5_tiny": 785_954,
+    "atss_resnet18_fpn": 19_301_029,
+    "atss_resnet34_fpn": 29_409_189,
+    "atss_resnet50_fpn": 32_320_677,
+    "atss_resnet101_fpn": 51_312_805,
+    "atss_mobilenet_v2_fpn": 10_479_461,
+    "atss_mobilenet_v3_large_fpn": 11_151_765,
+    "atss_resnet18_small": 11_927_523,
+    "atss_conv10_small": 2_594_691,
+    "atss_conv5_tiny": 731_459,
 }
 _COCO_MAP = {"retinanet_resnet50_fpn": 36.4, "retinanet_resnet50_fpn_v2": 41.5, "fcos_resnet50_fpn": 39.2}
 _STANDARD = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
@@ -160,6 +206,8 @@ def _info(name: str, family: Family, version: Literal["v1", "v2"], size: Size, b
         channels=256 if size == "standard" else 96,
         anchors_per_location=9 if family == "retinanet" else 1,
         tower_convs=4 if size == "standard" else 2,
+        p6_from=None if size == "small" else "c5" if version == "v2" else "p5",
+        p7_relu=family in ("retinanet", "fcos"),
         parameters=_PARAMETERS[name],
         coco_map=_COCO_MAP.get(name),
         weights=("COCO_V1",) if name in _COCO_MAP else (),
@@ -172,6 +220,10 @@ def _catalogue() -> dict[str, DetectorInfo]:
     infos += [_info(f"fcos_{trunk}_fpn", "fcos", "v1", "standard", trunk) for trunk in _STANDARD]
     infos += [_info(f"fcos_{suffix}", "fcos", "v1", "small", trunk) for suffix, trunk in _SMALL.items()]
     infos += [_info(f"retinanet_{suffix}", "retinanet", "v2", "small", trunk) for suffix, trunk in _SMALL.items()]
+    one_anchor: tuple[Family, ...] = ("gfl", "atss")
+    for family in one_anchor:
+        infos += [_info(f"{family}_{trunk}_fpn", family, "v1", "standard", trunk) for trunk in _STANDARD]
+        infos += [_info(f"{family}_{suffix}", family, "v1", "small", trunk) for suffix, trunk in _SMALL.items()]
     return {info.name: info for info in infos}
 
 

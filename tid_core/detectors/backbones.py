@@ -13,6 +13,7 @@ from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from tid_core.catalogue import CONV_TRUNKS, DetectorInfo, TrunkInfo
+from tid_core.detectors.one_anchor import PlainP6P7
 
 Norm = Literal["batch", "frozen", "group"]
 NormLayer = Callable[[int], nn.Module]
@@ -35,11 +36,11 @@ def build_backbone(info: DetectorInfo, norm: Norm) -> BackboneWithFPN:
 
 
 def _coarse_levels(info: DetectorInfo) -> LastLevelP6P7 | None:
-    """P6 and P7: from P5, in RetinaNet v2 from C5."""
-    if info.size == "small":
+    """P6 and P7, as far as there are any."""
+    if info.p6_from is None:
         return None
-    source = info.trunk.channels[-1] if info.version == "v2" else info.channels
-    return LastLevelP6P7(source, info.channels)
+    source = info.trunk.channels[-1] if info.p6_from == "c5" else info.channels
+    return (LastLevelP6P7 if info.p7_relu else PlainP6P7)(source, info.channels)
 
 
 def _trunk(trunk: TrunkInfo, norm: Norm) -> nn.Module:

@@ -76,7 +76,7 @@ class DenseDetector(nn.Module, ABC):
                 anchors_L4=anchors_L4,
                 strides=list(self.info.strides),
                 num_anchors=self.info.anchors_per_location,
-                valid=_valid(images, features),
+                valid=self._valid(images, features),
                 head_outputs=head_outputs,
             )
             if targets is None:
@@ -104,6 +104,25 @@ class DenseDetector(nn.Module, ABC):
         # The generator reads only grid, device and dtype: a slice spares the copy of the features.
         return cast(Tensor, self.model.anchor_generator(images, [f[:1, :1].float() for f in features])[0])
 
+    def _valid(self, images: ImageList, features: list[Tensor]) -> list[Tensor]:
+        """Per level, (N, H, W) bool: locations whose centre lies inside the image itself."""
+        sizes_N2 = torch.tensor(images.image_sizes, device=images.tensors.device)
+        height, width = images.tensors.shape[-2:]
+        valid = []
+        for feature, stride in zip(features, self.info.strides, strict=True):
+            inside_NH = self._centres(feature.shape[-2], height, stride, sizes_N2.device) < sizes_N2[:, :1]
+            inside_NW = self._centres(feature.shape[-1], width, stride, sizes_N2.device) < sizes_N2[:, 1:]
+            valid.append(inside_NH[:, :, None] & inside_NW[:, None, :])
+        return valid
+
+    def _centres(self, cells: int, pixels: int, stride: int, device: torch.device) -> Tensor:  # noqa: ARG002
+        """Where the centres of a level's cells lie, in pixels, in one direction of the padded batch.
+
+        A cell is the padded batch divided by the grid, which is the stride wherever the level divides the batch
+        evenly and, as in torchvision's anchors, smaller on the coarse levels of a small batch.
+        """
+        return (torch.arange(cells, device=device) + 0.5) * (pixels / cells)
+
     def _anchors_per_level(self, outputs: DenseOutputs) -> list[int]:
         return [height * width * outputs.num_anchors for height, width in outputs.grid]
 
@@ -114,26 +133,6 @@ class DenseDetector(nn.Module, ABC):
     @abstractmethod
     def _losses(self, outputs: DenseOutputs, targets: list[Target]) -> dict[str, Tensor]:
         """torchvision's own loss terms."""
-
-
-def _valid(images: ImageList, features: list[Tensor]) -> list[Tensor]:
-    """Per level, (N, H, W) bool: cells whose centre lies inside the image itself.
-
-    A cell is the padded batch divided by the grid, which is the stride wherever the level divides the batch evenly
-    and, as in torchvision's anchors, smaller on the coarse levels of a small batch.
-    """
-    sizes_N2 = torch.tensor(images.image_sizes, device=images.tensors.device)
-    height, width = images.tensors.shape[-2:]
-    valid = []
-    for feature in features:
-        inside_NH = _centres(feature.shape[-2], height, sizes_N2.device) < sizes_N2[:, :1]
-        inside_NW = _centres(feature.shape[-1], width, sizes_N2.device) < sizes_N2[:, 1:]
-        valid.append(inside_NH[:, :, None] & inside_NW[:, None, :])
-    return valid
-
-
-def _centres(cells: int, pixels: int, device: torch.device) -> Tensor:
-    return (torch.arange(cells, device=device) + 0.5) * (pixels / cells)
 
 
 def _split(values: Tensor, sizes: list[int], dim: int) -> list[Tensor]:

@@ -1,16 +1,19 @@
 """From a name of the catalogue to a detector with its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torchvision.models.detection._utils import overwrite_eps
 
-from tid_core.catalogue import COCO_CATEGORIES, DETECTORS, DetectorInfo, close_names
+from tid_core.catalogue import COCO_CATEGORIES, DETECTORS, DetectorInfo, Family, close_names
+from tid_core.detectors.assigned import OneAnchorDetector
+from tid_core.detectors.atss import build_atss
 from tid_core.detectors.backbones import Norm, build_backbone, freeze_stages
 from tid_core.detectors.base import DenseDetector, teacher_class_index
 from tid_core.detectors.fcos import FcosDetector, build_fcos
+from tid_core.detectors.gfl import build_gfl
 from tid_core.detectors.retinanet import RetinaNetDetector, build_retinanet
 from tid_core.detectors.weights import (
     State,
@@ -28,6 +31,12 @@ from tid_core.events import TrainingFailure
 from tid_core.plan import TeacherPlan
 from tid_core.spec import DataSpec, EvaluationSpec
 
+FAMILIES: dict[Family, tuple[type[DenseDetector], Callable[..., nn.Module]]] = {
+    "retinanet": (RetinaNetDetector, build_retinanet),
+    "fcos": (FcosDetector, build_fcos),
+    "gfl": (OneAnchorDetector, build_gfl),
+    "atss": (OneAnchorDetector, build_atss),
+}
 DEFAULT_TRAINABLE = 3
 """torchvision's default with its weights, for all its detectors."""
 
@@ -110,9 +119,8 @@ def _random(
 ) -> DenseDetector:
     backbone = build_backbone(info, norm)
     options = model_options(data, evaluation)
-    if info.family == "retinanet":
-        return RetinaNetDetector(build_retinanet(backbone, info, num_classes=num_classes, **options), info)
-    return FcosDetector(build_fcos(backbone, info, num_classes=num_classes, **options), info)
+    detector, build = FAMILIES[info.family]
+    return detector(build(backbone, info, num_classes=num_classes, **options), info)
 
 
 def model_options(data: DataSpec, evaluation: EvaluationSpec) -> dict[str, Any]:

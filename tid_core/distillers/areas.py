@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.atss import atss_thresholds
-from tid_core.distillers.truth import Match, Targets, Truth, match, pad_truth
 from tid_core.spec import TidSpec
+from tid_core.truth import Match, Targets, Truth, match, pad_truth
 
 REGIONS = ("high", "medium", "low")
 Thresholds = tuple[float, float]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tid_core.catalogue import DetectorInfo
 from tid_core.detectors.outputs import DenseOutputs
-from tid_core.distillers.truth import Targets
+from tid_core.truth import Targets
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tid_core import truth
 from tid_core.detectors.build import build_detector
 from tid_core.detectors.outputs import DenseOutputs
-from tid_core.distillers import truth
 from tid_core.distillers.areas import find_areas
 from tid_core.spec import DataSpec, TidSpec
 
