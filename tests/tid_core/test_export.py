@@ -58,6 +58,10 @@ def same(found: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> b
         ("retinanet_conv10_small", "group"),
         ("fcos_mobilenet_v3_large_fpn", "frozen"),
         ("retinanet_resnet18_fpn_v2", "batch"),
+        ("gfl_conv5_tiny", "group"),
+        ("gfl_resnet18_fpn", "frozen"),
+        ("atss_conv5_tiny", "batch"),
+        ("atss_mobilenet_v2_fpn", "batch"),
     ],
 )
 def test_the_snippet_gives_identical_detections(
@@ -76,8 +80,9 @@ def test_the_snippet_gives_identical_detections(
         assert same(names["model"](images), detections(detector, images))
 
 
-def test_the_snippet_needs_torchvision_alone(tmp_path: Path) -> None:
-    detector = trained("fcos_conv5_tiny")
+@pytest.mark.parametrize("name", ["fcos_conv5_tiny", "gfl_conv5_tiny"])
+def test_the_snippet_needs_torchvision_alone(tmp_path: Path, name: str) -> None:
+    detector = trained(name)
     card = json.loads(export_student(detector, tmp_path, "best", {"classes": CLASSES})["card"].read_text())
     images = [torch.rand(3, 90, 70)]
     torch.save(images, tmp_path / "images.pt")

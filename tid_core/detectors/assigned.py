@@ -15,7 +15,7 @@ from tid_core.detectors.atss_matcher import assign
 from tid_core.detectors.base import DenseDetector, Target
 from tid_core.detectors.one_anchor import OneAnchorModel
 from tid_core.detectors.outputs import DenseOutputs
-from tid_core.ranks import num_ranks, sum_over_ranks
+from tid_core.ranks import mean_count
 from tid_core.truth import pad_truth
 
 BOX_WEIGHT = 2.0
@@ -71,9 +71,9 @@ class TrainableModel(OneAnchorModel, ABC):
 
 
 def normalisers(positives: Positives, weights_P: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of positives and the sum of their weights, over all ranks, at least 1, per rank; no gradient."""
-    local_2 = torch.stack([weights_P.new_tensor(len(positives.image_P)), weights_P.detach().sum()])
-    count, weight = (sum_over_ranks(local_2).clamp(min=1) / num_ranks()).unbind()
+    """What to divide sums over the positives by, and weighted sums: their number and the sum of their weights."""
+    local_2 = torch.stack([weights_P.new_tensor(len(positives.image_P)), weights_P.sum()])
+    count, weight = mean_count(local_2).unbind()
     return count, weight
 
 

@@ -1,9 +1,14 @@
-"""The few lines that load an exported student with torchvision alone."""
+"""The lines that load an exported student with torchvision alone.
 
+A few for the detectors that torchvision has; for GFL and ATSS the model itself comes with them.
+"""
+
+import inspect
 import re
 from typing import Any
 
 from tid_core.catalogue import CONV_TRUNKS, DetectorInfo
+from tid_core.detectors import one_anchor
 from tid_core.detectors.backbones import Norm
 
 _NORMS: dict[Norm, str] = {
@@ -17,16 +22,18 @@ def torchvision_snippet(info: DetectorInfo, *, norm: Norm, num_classes: int, opt
     """Python source that defines `model`: the detector in eval mode, with the weights of `file` beside it.
 
     Args:
-        options: keyword arguments of torchvision's RetinaNet or FCOS.
+        options: keyword arguments of the model, the same for all families.
     """
-    name = "RetinaNet" if info.family == "retinanet" else "FCOS"
-    lines = [*_backbone(info, norm), *_head(info, num_classes), f"model = {name}("]
-    lines += [f"    backbone, {num_classes}, anchor_generator=anchors, head=head,"]
+    lines = [*_backbone(info, norm), *_head(info, num_classes), *_model(info, num_classes)]
     lines += [f"    {key}={value!r}," for key, value in options.items()]
     lines += [")", f'model.load_state_dict(torch.load("{file}", weights_only=True))', "model.eval()"]
-    return "\n".join([*_imports(" ".join(lines)), "", *lines]) + "\n"
+    text = "\n".join([*_imports(" ".join(lines)), "", *lines]) + "\n"
+    if info.family in ONE_ANCHOR:
+        return re.sub(r" +# type: ignore.*", "", inspect.getsource(one_anchor)) + "\n\n" + text
+    return text
 
 
+ONE_ANCHOR = ("gfl", "atss")
 _IMPORTS = {
     "functools": ("partial",),
     "math": ("gcd",),
@@ -68,13 +75,25 @@ def _backbone(info: DetectorInfo, norm: Norm) -> list[str]:
         features = ".features" if trunk.sequential else ""
         lines += [f'trunk = get_model("{trunk.builder}", weights=None, norm_layer=norm){features}']
     layers = {layer: str(level) for level, layer in enumerate(trunk.layers)}
-    source = trunk.channels[-1] if info.version == "v2" else info.channels
-    coarse = f", LastLevelP6P7({source}, {info.channels})" if info.size == "standard" else ""
+    source = trunk.channels[-1] if info.p6_from == "c5" else info.channels
+    block = "LastLevelP6P7" if info.p7_relu else "PlainP6P7"
+    coarse = f", {block}({source}, {info.channels})" if info.p6_from else ""
     lines += [f"backbone = BackboneWithFPN(trunk, {layers}, {list(trunk.channels)}, {info.channels}{coarse})"]
     return [*lines, *([] if coarse else ["backbone.fpn.extra_blocks = None"])]
 
 
+def _model(info: DetectorInfo, num_classes: int) -> list[str]:
+    if info.family in ONE_ANCHOR:
+        return ["model = OneAnchorModel(", f"    backbone, head, {info.strides},"]
+    name = "RetinaNet" if info.family == "retinanet" else "FCOS"
+    return [f"model = {name}(", f"    backbone, {num_classes}, anchor_generator=anchors, head=head,"]
+
+
 def _head(info: DetectorInfo, num_classes: int) -> list[str]:
+    if info.family in ONE_ANCHOR:
+        bins = one_anchor.BINS if info.family == "gfl" else None
+        levels = len(info.strides)
+        return [f"head = OneAnchorHead({info.channels}, {num_classes}, {info.tower_convs}, {levels}, bins={bins})"]
     sizes = f"{info.channels}, {info.anchors_per_location}, {num_classes}"
     ratios = "(0.5, 1.0, 2.0)" if info.family == "retinanet" else "(1.0,)"
     lines = [f"anchors = AnchorGenerator({info.anchor_sizes}, ({ratios},) * {len(info.strides)})"]

@@ -43,17 +43,16 @@ def _fitting(teacher: DetectorInfo) -> str:
 
 
 def check_inherit(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Problem]:
-    same_head = (student.family, student.version, student.channels, student.tower_convs, student.anchors_per_location)
-    if "head" in spec.student.inherit and same_head != (
-        teacher.family,
-        teacher.version,
-        teacher.channels,
-        teacher.tower_convs,
-        teacher.anchors_per_location,
-    ):
+    if "head" in spec.student.inherit and _head(student) != _head(teacher):
         yield _unfit(spec, "head", f"the heads of {teacher.name} and {student.name} are built differently")
     if "neck" in spec.student.inherit and student.channels != teacher.channels:
         yield _unfit(spec, "neck", f"the pyramids have {teacher.channels} and {student.channels} channels")
+
+
+def _head(info: DetectorInfo) -> tuple[str | int, ...]:
+    """What makes two heads interchangeable, but for the classes. GFL and ATSS have a scale for every level."""
+    levels = len(info.strides) if info.family in ("gfl", "atss") else 0
+    return info.family, info.version, info.channels, info.tower_convs, info.anchors_per_location, levels
 
 
 def _unfit(spec: JobSpec, part: Literal["neck", "head"], detail: str) -> Problem:
