@@ -4,12 +4,13 @@ A detector is a trunk (a torchvision classification network), a feature pyramid 
 `tid_core.detectors` builds exactly what stands here; tests hold the two together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
 
 Family = Literal["retinanet", "fcos", "gfl", "atss"]
 Size = Literal["standard", "small"]
+Flavour = Literal["torchvision", "mm", "mm_exp"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class TrunkInfo:
     """Top-level modules per stage, from the last to the first: what `trainable_layers` counts."""
     eps: float = 1e-5
     """Of the trunk's batch normalisation."""
+    caffe: bool = False
+    """Whether a bottleneck's stride is in its first 1x1 convolution, as in Caffe's ResNets, and not in its 3x3."""
 
     @property
     def sequential(self) -> bool:
@@ -51,6 +54,8 @@ TRUNKS: dict[str, TrunkInfo] = {
     "resnet34": _resnet("resnet34", 1, "IMAGENET1K_V1"),
     "resnet50": _resnet("resnet50", 4, "IMAGENET1K_V1", "IMAGENET1K_V2"),
     "resnet101": _resnet("resnet101", 4, "IMAGENET1K_V1", "IMAGENET1K_V2"),
+    "resnet50_caffe": replace(_resnet("resnet50", 4), caffe=True),
+    "resnet101_caffe": replace(_resnet("resnet101", 4), caffe=True),
     "mobilenet_v2": TrunkInfo(
         "mobilenet_v2",
         ("6", "13", "18"),
@@ -126,6 +131,9 @@ class DetectorInfo:
     """Box mAP on COCO val2017 of the COCO_V1 weights, as torchvision publishes it."""
     weights: tuple[str, ...] = ()
     """torchvision's names of weights for the whole detector."""
+    flavour: Flavour = "torchvision"
+    """Whose definition of RetinaNet and FCOS. mm: mmdetection's, for its checkpoints; mm_exp: its first FCOS, with
+    exponential distances and the centerness on the classification tower."""
 
     @property
     def trunk(self) -> TrunkInfo:
@@ -136,15 +144,16 @@ class DetectorInfo:
         return bool(self.trunk.weights)
 
     @property
-    def anchor_sizes(self) -> tuple[tuple[int, ...], ...]:
+    def anchor_sizes(self) -> tuple[tuple[float, ...], ...]:
         """Sides of the anchors per level: FCOS one of a stride; GFL and ATSS one of eight strides; RetinaNet three
-        octave steps, from four strides up."""
+        octave steps, from four strides up, in torchvision's definition whole."""
         if self.family != "retinanet":
             side = 1 if self.family == "fcos" else 8
             return tuple((side * stride,) for stride in self.strides)
         scale = 4 if self.size == "standard" else 2
         octaves = (1.0, 2 ** (1.0 / 3), 2 ** (2.0 / 3))
-        return tuple(tuple(int(scale * stride * octave) for octave in octaves) for stride in self.strides)
+        sides = tuple(tuple(scale * stride * octave for octave in octaves) for stride in self.strides)
+        return tuple(tuple(map(int, level)) for level in sides) if self.flavour == "torchvision" else sides
 
 
 # Counted with 91 outputs; a test counts again.
@@ -189,9 +198,24 @@ _PARAMETERS = {
     "atss_resnet18_small": 11_927_523,
     "atss_conv10_small": 2_594_691,
     "atss_conv5_tiny": 731_459,
+    "retinanet_resnet18_fpn_mm": 21_638_295,
+    "retinanet_resnet34_fpn_mm": 31_746_455,
+    "retinanet_resnet50_fpn_mm": 38_196_887,
+    "retinanet_resnet101_fpn_mm": 57_189_015,
+    "retinanet_resnet50_caffe_fpn_mm": 38_196_887,
+    "retinanet_resnet101_caffe_fpn_mm": 57_189_015,
+    "fcos_resnet18_fpn_mm": 19_303_077,
+    "fcos_resnet34_fpn_mm": 29_411_237,
+    "fcos_resnet50_fpn_mm": 32_322_725,
+    "fcos_resnet101_fpn_mm": 51_314_853,
+    "fcos_resnet50_caffe_fpn_mm": 32_322_725,
+    "fcos_resnet101_caffe_fpn_mm": 51_314_853,
+    "fcos_resnet50_caffe_fpn_mm_exp": 32_322_725,
+    "fcos_resnet101_caffe_fpn_mm_exp": 51_314_853,
 }
 _COCO_MAP = {"retinanet_resnet50_fpn": 36.4, "retinanet_resnet50_fpn_v2": 41.5, "fcos_resnet50_fpn": 39.2}
 _STANDARD = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
+_PUBLIC = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet50_caffe", "resnet101_caffe")
 _SMALL = {"resnet18_small": "resnet18", "conv10_small": "conv10", "conv5_tiny": "conv5"}
 
 
@@ -214,6 +238,13 @@ def _info(name: str, family: Family, version: Literal["v1", "v2"], size: Size, b
     )
 
 
+def _public(family: Family, trunk: str, flavour: Flavour) -> DetectorInfo:
+    """RetinaNet or FCOS as mmdetection defines it."""
+    name = f"{family}_{trunk}_fpn_{flavour}"
+    info = _info(name, family, "v1", "standard", trunk)
+    return replace(info, flavour=flavour, p6_from="c5" if family == "retinanet" else "p5", p7_relu=family == "fcos")
+
+
 def _catalogue() -> dict[str, DetectorInfo]:
     infos = [_info(f"retinanet_{trunk}_fpn", "retinanet", "v1", "standard", trunk) for trunk in _STANDARD]
     infos += [_info(f"retinanet_{trunk}_fpn_v2", "retinanet", "v2", "standard", trunk) for trunk in _STANDARD[:4]]
@@ -224,6 +255,9 @@ def _catalogue() -> dict[str, DetectorInfo]:
     for family in one_anchor:
         infos += [_info(f"{family}_{trunk}_fpn", family, "v1", "standard", trunk) for trunk in _STANDARD]
         infos += [_info(f"{family}_{suffix}", family, "v1", "small", trunk) for suffix, trunk in _SMALL.items()]
+    infos += [_public("retinanet", trunk, "mm") for trunk in _PUBLIC]
+    infos += [_public("fcos", trunk, "mm") for trunk in _PUBLIC]
+    infos += [_public("fcos", trunk, "mm_exp") for trunk in _PUBLIC[4:]]
     return {info.name: info for info in infos}
 
 

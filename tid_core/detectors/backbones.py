@@ -13,6 +13,7 @@ from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from tid_core.catalogue import CONV_TRUNKS, DetectorInfo, TrunkInfo
+from tid_core.detectors.mmdet import stride_in_first_convolution
 from tid_core.detectors.one_anchor import PlainP6P7
 
 Norm = Literal["batch", "frozen", "group"]
@@ -48,6 +49,8 @@ def _trunk(trunk: TrunkInfo, norm: Norm) -> nn.Module:
     if trunk.builder in CONV_TRUNKS:
         return conv_trunk(*CONV_TRUNKS[trunk.builder], layer)
     network = cast(nn.Module, get_model(trunk.builder, weights=None, norm_layer=layer))
+    if trunk.caffe:
+        stride_in_first_convolution(network)
     return cast(nn.Module, network.features) if trunk.sequential else network
 
 

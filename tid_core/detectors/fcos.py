@@ -9,6 +9,7 @@ from torchvision.models.detection.fcos import FCOS, FCOSHead
 
 from tid_core.catalogue import DetectorInfo
 from tid_core.detectors.base import DenseDetector, Target
+from tid_core.detectors.mmdet import GridAnchors, ScaledFCOSHead
 from tid_core.detectors.outputs import DenseOutputs
 from tid_core.ranks import mean_count, num_ranks
 
@@ -44,8 +45,17 @@ class SharedFcosHead(FCOSHead):  # type: ignore[misc]
         return {name: value * factor for name, value in losses.items()}
 
 
+class SharedScaledHead(SharedFcosHead, ScaledFCOSHead):
+    """mmdetection's head, with the same losses."""
+
+
 def build_fcos(backbone: nn.Module, info: DetectorInfo, *, num_classes: int, **options: Any) -> FCOS:
-    """A plain torchvision FCOS; `options` go to its constructor."""
-    anchors = AnchorGenerator(info.anchor_sizes, ((1.0,),) * len(info.strides))
-    head = SharedFcosHead(info.channels, info.anchors_per_location, num_classes, info.tower_convs)
+    """A plain torchvision FCOS, of another flavour with that one's head and points; `options` go to its constructor."""
+    if info.flavour == "torchvision":
+        anchors = AnchorGenerator(info.anchor_sizes, ((1.0,),) * len(info.strides))
+        head = SharedFcosHead(info.channels, info.anchors_per_location, num_classes, info.tower_convs)
+    else:
+        anchors = GridAnchors(info.anchor_sizes, (1.0,), info.strides, offset=0.5)
+        exponential = info.flavour == "mm_exp"
+        head = SharedScaledHead(info.channels, num_classes, info.tower_convs, info.strides, exponential=exponential)
     return FCOS(backbone, num_classes, anchor_generator=anchors, head=head, **options)

@@ -9,7 +9,11 @@ from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 
 from tid_core.catalogue import DetectorInfo
 from tid_core.detectors.base import DenseDetector, Target
+from tid_core.detectors.mmdet import GridAnchors
 from tid_core.detectors.outputs import DenseOutputs
+
+RATIOS = (0.5, 1.0, 2.0)
+"""Height over width of the anchors."""
 
 
 class RetinaNetDetector(DenseDetector):
@@ -33,7 +37,10 @@ def build_retinanet(backbone: nn.Module, info: DetectorInfo, *, num_classes: int
 
     v2 is torchvision's `retinanet_resnet50_fpn_v2`: GroupNorm in the head and the GIoU loss.
     """
-    anchors = AnchorGenerator(info.anchor_sizes, ((0.5, 1.0, 2.0),) * len(info.strides))
+    if info.flavour == "torchvision":
+        anchors = AnchorGenerator(info.anchor_sizes, (RATIOS,) * len(info.strides))
+    else:
+        anchors = GridAnchors(info.anchor_sizes, RATIOS, info.strides, offset=0.0)
     norm = partial(nn.GroupNorm, 32) if info.version == "v2" else None
     head = RetinaNetHead(info.channels, info.anchors_per_location, num_classes, norm_layer=norm)
     for tower in (head.classification_head, head.regression_head):

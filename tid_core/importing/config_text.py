@@ -33,7 +33,9 @@ class ConfigText:
 
     def values(self, name: str) -> set[str]:
         """Every value given to `name`, as source text without spaces and quotes."""
-        found = re.findall(rf"(?<![\w.]){name}['\"]?\s*[=:]\s*(\[[^\]]*\]|\([^)]*\)|'[^']*'|\"[^\"]*\"|[^,)\s]+)", self.text)
+        found = re.findall(
+            rf"(?<![\w.]){name}['\"]?\s*[=:]\s*(\[[^\]]*\]|\([^)]*\)|'[^']*'|\"[^\"]*\"|[^,)\s]+)", self.text
+        )
         return {re.sub(r"[\s'\"]", "", value) for value in found}
 
     def value(self, name: str) -> str | None:

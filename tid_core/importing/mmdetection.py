@@ -94,9 +94,7 @@ def _info_and_style(checkpoint: Checkpoint, style: str | None, detector: str | N
     return info, find_style(checkpoint, bottlenecks, style or implied)
 
 
-def _classes(
-    checkpoint: Checkpoint, info: DetectorInfo, given: Sequence[str] | None, notes: list[str]
-) -> list[str]:
+def _classes(checkpoint: Checkpoint, info: DetectorInfo, given: Sequence[str] | None, notes: list[str]) -> list[str]:
     key = f"bbox_head.{OUTPUTS[info.family][0]}.weight"
     outputs = len(checkpoint.state[key]) // info.anchors_per_location
     names = list(given) if given is not None else checkpoint.classes

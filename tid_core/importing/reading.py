@@ -19,7 +19,7 @@ State = dict[str, Tensor]
 class _Inert:
     """Stands for a training log's objects in a checkpoint: takes whatever it is given, keeps and does nothing."""
 
-    def __new__(cls, *ignored: object) -> "_Inert":
+    def __new__(cls, *ignored: object) -> "_Inert":  # noqa: ARG004
         return super().__new__(cls)
 
     def __setstate__(self, ignored: object) -> None:

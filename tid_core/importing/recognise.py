@@ -1,4 +1,4 @@
-"""Which detector a state_dict of mmdetection belongs to, from its keys and shapes, and from its config where it has to."""
+"""Which detector a state_dict of mmdetection belongs to: by its keys and shapes, by its config where these are mute."""
 
 import re
 from collections.abc import Iterable
