@@ -62,6 +62,8 @@ def same(found: list[dict[str, Tensor]], expected: list[dict[str, Tensor]]) -> b
         ("gfl_resnet18_fpn", "frozen"),
         ("atss_conv5_tiny", "batch"),
         ("atss_mobilenet_v2_fpn", "batch"),
+        ("retinanet_resnet18_fpn_mm", "frozen"),
+        ("fcos_resnet50_caffe_fpn_mm_exp", "frozen"),
     ],
 )
 def test_the_snippet_gives_identical_detections(

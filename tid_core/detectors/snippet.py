@@ -1,14 +1,15 @@
 """The lines that load an exported student with torchvision alone.
 
-A few for the detectors that torchvision has; for GFL and ATSS the model itself comes with them.
+A few for the detectors that torchvision has; for the others the model itself, or its parts, come with them.
 """
 
 import inspect
 import re
+from types import ModuleType
 from typing import Any
 
 from tid_core.catalogue import CONV_TRUNKS, DetectorInfo
-from tid_core.detectors import one_anchor
+from tid_core.detectors import mmdet, one_anchor
 from tid_core.detectors.backbones import Norm
 
 _NORMS: dict[Norm, str] = {
@@ -27,17 +28,29 @@ def torchvision_snippet(info: DetectorInfo, *, norm: Norm, num_classes: int, opt
     lines = [*_backbone(info, norm), *_head(info, num_classes), *_model(info, num_classes)]
     lines += [f"    {key}={value!r}," for key, value in options.items()]
     lines += [")", f'model.load_state_dict(torch.load("{file}", weights_only=True))', "model.eval()"]
-    text = "\n".join([*_imports(" ".join(lines)), "", *lines]) + "\n"
+    before, among = _sources(info)
+    text = "\n".join([*_imports(" ".join([among, *lines])), "", *([among] if among else []), *lines]) + "\n"
+    return f"{before}\n\n{text}" if before else text
+
+
+def _sources(info: DetectorInfo) -> tuple[str, str]:
+    """What torchvision lacks of the model: a whole module for the beginning, and a class that needs imports first."""
     if info.family in ONE_ANCHOR:
-        return re.sub(r" +# type: ignore.*", "", inspect.getsource(one_anchor)) + "\n\n" + text
-    return text
+        return _source(one_anchor), ""
+    if info.flavour == "torchvision":
+        return "", ""
+    return _source(mmdet), "" if info.p7_relu else f"\n{_source(one_anchor.PlainP6P7)}\n"
+
+
+def _source(thing: ModuleType | type) -> str:
+    return re.sub(r" +# type: ignore.*", "", inspect.getsource(thing))
 
 
 ONE_ANCHOR = ("gfl", "atss")
 _IMPORTS = {
     "functools": ("partial",),
     "math": ("gcd",),
-    "torch": ("nn",),
+    "torch": ("Tensor", "nn"),
     "torchvision.models": ("get_model",),
     "torchvision.models.detection.anchor_utils": ("AnchorGenerator",),
     "torchvision.models.detection.backbone_utils": ("BackboneWithFPN",),
@@ -74,6 +87,7 @@ def _backbone(info: DetectorInfo, norm: Norm) -> list[str]:
     else:
         features = ".features" if trunk.sequential else ""
         lines += [f'trunk = get_model("{trunk.builder}", weights=None, norm_layer=norm){features}']
+        lines += ["stride_in_first_convolution(trunk)"] if trunk.caffe else []
     layers = {layer: str(level) for level, layer in enumerate(trunk.layers)}
     source = trunk.channels[-1] if info.p6_from == "c5" else info.channels
     block = "LastLevelP6P7" if info.p7_relu else "PlainP6P7"
@@ -97,6 +111,12 @@ def _head(info: DetectorInfo, num_classes: int) -> list[str]:
     sizes = f"{info.channels}, {info.anchors_per_location}, {num_classes}"
     ratios = "(0.5, 1.0, 2.0)" if info.family == "retinanet" else "(1.0,)"
     lines = [f"anchors = AnchorGenerator({info.anchor_sizes}, ({ratios},) * {len(info.strides)})"]
+    if info.flavour != "torchvision":
+        offset = 0.5 if info.family == "fcos" else 0.0
+        lines = [f"anchors = GridAnchors({info.anchor_sizes}, {ratios}, {info.strides}, {offset})"]
+    if info.family == "fcos" and info.flavour != "torchvision":
+        sizes = f"{info.channels}, {num_classes}, {info.tower_convs}, {info.strides}"
+        return [*lines, f"head = ScaledFCOSHead({sizes}, exponential={info.flavour == 'mm_exp'})"]
     if info.family == "fcos":
         return [*lines, f"head = FCOSHead({sizes}, {info.tower_convs})"]
     norm = ", norm_layer=partial(nn.GroupNorm, 32)" if info.version == "v2" else ""

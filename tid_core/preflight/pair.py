@@ -52,7 +52,8 @@ def check_inherit(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -
 def _head(info: DetectorInfo) -> tuple[str | int, ...]:
     """What makes two heads interchangeable, but for the classes. GFL and ATSS have a scale for every level."""
     levels = len(info.strides) if info.family in ("gfl", "atss") else 0
-    return info.family, info.version, info.channels, info.tower_convs, info.anchors_per_location, levels
+    kind = (info.family, info.version, info.flavour)
+    return *kind, info.channels, info.tower_convs, info.anchors_per_location, levels
 
 
 def _unfit(spec: JobSpec, part: Literal["neck", "head"], detail: str) -> Problem:
