@@ -1,6 +1,10 @@
 """The dataset and its loader: the same samples wherever they are made, and bad data named instead of trained on."""
 
 import json
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tid_core.data.coco import CocoDetection
-from tid_core.data.loader import Batch, make_loader, to_device
+from tid_core.data.loader import Batch, EpochLoader, make_loader, to_device
 from tid_core.data.synthetic import write_demo_data
 from tid_core.events import TrainingFailure
 from tid_core.plan import SplitPaths
@@ -59,6 +63,90 @@ def test_workers_resume_and_the_state_of_the_process_change_nothing(digits: Spli
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
     assert_same(list(make_loader(dataset, batch_size=4, epoch=3, workers=2)), whole)
+
+
+@pytest.fixture
+def open_loader(digits: SplitPaths) -> Iterator[Callable[..., EpochLoader]]:
+    """An EpochLoader of batches of 4 with two workers, closed after the test; keyword arguments change it."""
+    loaders: list[EpochLoader] = []
+
+    def opened(**changes: Any) -> EpochLoader:
+        dataset = CocoDetection(digits, None, AUGMENTED, train=True, seed=4)
+        options = {"batch_size": 4, "workers": 2, "pin_memory": False, **changes}
+        loaders.append(EpochLoader(dataset, **options))
+        return loaders[-1]
+
+    yield opened
+    for loader in loaders:
+        loader.close()
+
+
+def test_epochs_from_lasting_workers_hold_what_each_would_alone(digits: SplitPaths, open_loader: Any) -> None:
+    dataset = CocoDetection(digits, None, AUGMENTED, train=True, seed=4)
+    alone = [list(make_loader(dataset, batch_size=4, epoch=epoch)) for epoch in range(3)]
+    loader = open_loader()
+    assert_same(list(loader.epoch(0)), alone[0])
+    workers = {child.pid for child in multiprocessing.active_children()}
+    assert len(workers) == 2
+    assert_same([next(loader.epoch(1))], alone[1][:1])  # and left there, as by a run that is asked to stop
+    assert_same(list(loader.epoch(2, start_batch=3)), alone[2][3:])
+    assert_same(list(loader.epoch(1)), alone[1])
+    assert {child.pid for child in multiprocessing.active_children()} == workers
+    assert_same(list(open_loader(workers=0).epoch(2)), alone[2])
+
+
+def test_ranks_load_their_slices(open_loader: Any) -> None:
+    whole = list(open_loader(workers=0).epoch(1))
+    shares = [list(open_loader(workers=0, rank=rank, world=2).epoch(1)) for rank in range(2)]
+    assert_same([(a[0] + b[0], a[1] + b[1]) for a, b in zip(*shares, strict=True)], whole)
+
+
+def test_a_closed_loader_leaves_no_process_and_no_descriptor(open_loader: Any) -> None:
+    list(open_loader(workers=1).epoch(0))  # what multiprocessing itself opens once
+    multiprocessing.active_children()
+    children = {child.pid for child in multiprocessing.active_children()}
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    loader = open_loader()
+    next(loader.epoch(0))
+    loader.close()
+    assert {child.pid for child in multiprocessing.active_children()} == children
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    loader.close()  # twice does no harm
+    assert next(loader.epoch(0))
+
+
+LEFT_OPEN = """
+import sys
+from tid_core.data.coco import CocoDetection
+from tid_core.data.loader import EpochLoader, make_loader
+from tid_core.plan import SplitPaths
+from tid_core.spec import DataSpec
+
+split = SplitPaths(images=sys.argv[1], annotations=sys.argv[2])
+dataset = CocoDetection(split, None, DataSpec(), train=True)
+loader = EpochLoader(dataset, batch_size=2, workers=1, pin_memory=False)
+batches, others = loader.epoch(0), iter(make_loader(dataset, batch_size=2, workers=1))
+next(batches), next(others)
+"""
+
+
+def test_a_process_ends_although_its_loaders_are_open(digits: SplitPaths) -> None:
+    """Its loader processes leave SIGTERM to it, by which multiprocessing would end them."""
+    arguments = [sys.executable, "-c", LEFT_OPEN, str(digits.images), str(digits.annotations)]
+    done = subprocess.run(arguments, timeout=100, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bad_image_ends_the_epoch_and_the_loader_can_still_be_closed(tmp_path: Path) -> None:
+    split = make_split(tmp_path, [{"bbox": [0, 0, 5, 5]}])
+    (split.images / "a.png").unlink()
+    loader = EpochLoader(CocoDetection(split, None, PLAIN, train=True), batch_size=1, workers=1, pin_memory=False)
+    children = {child.pid for child in multiprocessing.active_children()}
+    with pytest.raises(TrainingFailure, match=r"a\.png: no such file") as caught:
+        list(loader.epoch(0))
+    assert caught.value.reason == "dataset_invalid"
+    loader.close()
+    assert {child.pid for child in multiprocessing.active_children()} == children
 
 
 def test_seed_and_epoch_change_the_augmentation(digits: SplitPaths) -> None:
@@ -179,9 +267,11 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, harm: str, worker
     else:
         Image.new("RGB", (30, 40)).save(path)
     loader = make_loader(CocoDetection(split, None, PLAIN, train=True), batch_size=1, workers=workers)
+    children = {child.pid for child in multiprocessing.active_children()}
     with pytest.raises(TrainingFailure, match=r"a\.png") as caught:
         list(loader)
     assert caught.value.reason == "dataset_invalid"
+    assert {child.pid for child in multiprocessing.active_children()} == children
 
 
 def test_images_of_any_mode_arrive_as_rgb(tmp_path: Path) -> None:

@@ -43,3 +43,28 @@ def test_evaluation_takes_every_image_in_order() -> None:
 def test_a_start_beyond_the_epoch_is_refused() -> None:
     with pytest.raises(ValueError, match="start_batch is 5, but an epoch has 4 batches"):
         EpochSampler(23, 5, start_batch=5)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_ranks_share_each_batch_and_the_batches_stay_the_same(world: int) -> None:
+    alone = list(EpochSampler(23, 5, seed=3, epoch=2, start_batch=1))
+    shares = [list(EpochSampler(23, 5, seed=3, epoch=2, start_batch=1, rank=r, world=world)) for r in range(world)]
+    together = [[position for share in parts for position in share] for parts in zip(*shares, strict=True)]
+    assert together == alone
+    sizes = {len(share) for rank in shares for share in rank}
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_ranks_evaluate_every_image_once(world: int) -> None:
+    alone = list(EpochSampler(7, 3, shuffle=False))
+    for rank in range(world):
+        sampler = EpochSampler(7, 3, shuffle=False, rank=rank, world=world)
+        assert list(sampler) == alone[rank::world]
+        assert len(sampler) == len(alone[rank::world])
+
+
+@pytest.mark.parametrize(("images", "batch"), [(3, 16), (23, 3)])
+def test_more_ranks_than_images_in_a_batch_are_refused(images: int, batch: int) -> None:
+    with pytest.raises(ValueError, match="a batch of 3 images is too small for 4 ranks"):
+        EpochSampler(images, batch, rank=0, world=4)
