@@ -2,25 +2,30 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from importlib.util import find_spec
-from math import sqrt
+from math import floor, log2, sqrt
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tid_core.data.annotations import CocoFile, ImageRecord, read_coco
-from tid_core.data.images import ImageProblem, check_image
+from tid_core.data.formats import coco, read_source
+from tid_core.data.formats.source import Format, Source, Split
+from tid_core.data.options import IndexOptions
 from tid_core.data.problems import DataProblem, DatasetError
+from tid_core.data.scan import present, scan
 from tid_core.plan import SplitPaths
 
-__all__ = ["DataProblem", "DatasetError", "DatasetFacts", "SizeRange", "SplitFacts", "find_splits", "read_facts"]
-
-LAYOUTS = (
-    ("{split}.json", "{split}"),
-    ("annotations/instances_{split}2017.json", "{split}2017"),
-)
-"""Annotation file and image folder of a split, under the dataset's root."""
+__all__ = [
+    "DataProblem",
+    "DatasetError",
+    "DatasetFacts",
+    "HistogramBin",
+    "SizeRange",
+    "SplitFacts",
+    "facts_of",
+    "find_splits",
+    "read_facts",
+]
 
 
 class _Facts(BaseModel):
@@ -35,12 +40,21 @@ class SizeRange(_Facts):
     largest: float
 
 
+class HistogramBin(_Facts):
+    """Boxes whose side is at least `low` and below `high` pixels."""
+
+    low: int
+    high: int
+    boxes: int
+
+
 class SplitFacts(_Facts):
     images: int
     boxes: int = Field(description="Boxes that can be trained on: neither invalid nor crowd.")
     empty_images: int = Field(description="Images without such a box.")
     per_class: dict[str, int] = Field(description="Such boxes of each class, in class order.")
     box_side: SizeRange | None = Field(description="Square root of width times height; null without boxes.")
+    box_side_histogram: list[HistogramBin] = Field([], description="Such boxes by side, in doublings of it.")
     image_short_side: SizeRange
     image_long_side: SizeRange
     images_checked: Literal["present", "decoded"] = Field(
@@ -51,84 +65,84 @@ class SplitFacts(_Facts):
 
 class DatasetFacts(_Facts):
     name: str
-    classes: list[str] = Field(description="In label order: the training categories sorted by category id.")
+    classes: list[str] = Field(
+        description="In label order: COCO by category id, VOC by the alphabet, YOLO as in data.yaml."
+    )
+    format: Format = Field("coco", description="In which the dataset came.")
+    sha256: str | None = Field(
+        None, description="Of images, boxes and classes of all splits; null where the images were not read."
+    )
     splits: dict[str, SplitFacts]
 
 
 def find_splits(root: Path) -> dict[str, SplitPaths]:
-    """Where `train`, `val` and, if there is one, `test` lie under `root`.
+    """Where the annotation files of a COCO dataset lie, with their image folders.
 
     Raises:
         DatasetError: there is no such folder, `train` or `val` is not found, or a split has no image folder.
     """
     if not root.is_dir():
         raise DatasetError("dataset_not_found", "there is no such folder", root)
-    found = {split: paths for split in ("train", "val", "test") if (paths := _find_split(root, split)) is not None}
+    found = coco.default_splits(root)
     for split in ("train", "val"):
         if split not in found:
-            wanted = " or ".join(annotations.format(split=split) for annotations, _ in LAYOUTS)
-            raise DatasetError("split_missing", f"has no `{split}` split; expected {wanted} in it", root)
-    return found
+            raise DatasetError("split_missing", f"has no `{split}` split; expected {split}.json in it", root)
+    places = {ours: coco.need_split(root, name) for ours, name in found.items()}
+    return {ours: SplitPaths(images=images, annotations=file) for ours, (file, images) in places.items()}
 
 
-def _find_split(root: Path, split: str) -> SplitPaths | None:
-    for annotations, images in LAYOUTS:
-        paths = SplitPaths(images=root / images.format(split=split), annotations=root / annotations.format(split=split))
-        if paths.annotations.is_file():
-            if not paths.images.is_dir():
-                raise DatasetError("images_missing", f"the image folder of `{split}` does not exist", paths.images)
-            return paths
-    return None
+def read_facts(root: Path, name: str, *, check_images: bool, options: IndexOptions | None = None) -> DatasetFacts:
+    """Scan the annotations of the dataset in `root`, in whatever format it is, and its images.
 
-
-def read_facts(root: Path, name: str, *, check_images: bool) -> DatasetFacts:
-    """Scan the annotation files of the dataset in `root`, and its images.
-
-    Image files are looked for in any case; with `check_images`, and where Pillow is installed, they are also checked
-    for being whole and of the stated size.
+    Image files are looked for in any case; with `check_images` they are also checked for being whole and of the
+    stated size.
 
     Raises:
-        DatasetError: the folder, a split or an annotation file cannot be used at all, or a split has a category
-            that `train` lacks. Anything less is a problem in the split's facts.
+        DatasetError: the folder, a split or an annotation file cannot be used at all. Anything less is a problem in
+            the split's facts.
     """
-    splits = find_splits(root)
-    decode = check_images and find_spec("PIL") is not None
-    train = read_coco(splits["train"].annotations)
-    facts = {"train": _split_facts(train, splits["train"].images, decode)}
-    for split, paths in splits.items():
-        if split != "train":
-            facts[split] = _split_facts(read_coco(paths.annotations, train.classes), paths.images, decode)
-    return DatasetFacts(name=name, classes=train.classes, splits=facts)
+    source = read_source(root, options or IndexOptions())
+    if check_images:
+        scan(root, source)
+    else:
+        present(root, source)
+    return facts_of(source, name, "decoded" if check_images else "present")
 
 
-def _split_facts(coco: CocoFile, folder: Path, decode: bool) -> SplitFacts:
-    for image in coco.images:
-        _check(image, folder, decode, coco)
-    boxes = [box for box in coco.boxes if not box.crowd]
+def facts_of(
+    source: Source, name: str, checked: Literal["present", "decoded"], sha256: str | None = None
+) -> DatasetFacts:
+    splits = {ours: _split_facts(split, source.classes, checked) for ours, split in source.splits.items()}
+    return DatasetFacts(name=name, classes=source.classes, format=source.format, sha256=sha256, splits=splits)
+
+
+def _split_facts(split: Split, classes: list[str], checked: Literal["present", "decoded"]) -> SplitFacts:
+    boxes = [box for box in split.boxes if not box.crowd]
     labels = Counter(box.label for box in boxes)
     sides = [sqrt((x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in (box.xyxy for box in boxes)]
     return SplitFacts(
-        images=len(coco.images),
+        images=len(split.images),
         boxes=len(boxes),
-        empty_images=len(coco.images) - len({box.image for box in boxes}),
-        per_class={name: labels[i] for i, name in enumerate(coco.classes)},
+        empty_images=len(split.images) - len({box.image for box in boxes}),
+        per_class={name: labels[i] for i, name in enumerate(classes)},
         box_side=_range(sides) if sides else None,
-        image_short_side=_range(min(image.width, image.height) for image in coco.images),
-        image_long_side=_range(max(image.width, image.height) for image in coco.images),
-        images_checked="decoded" if decode else "present",
-        problems=coco.problems.report(),
+        box_side_histogram=_histogram(sides),
+        image_short_side=_range(min(image.width, image.height) for image in split.images),
+        image_long_side=_range(max(image.width, image.height) for image in split.images),
+        images_checked=checked,
+        problems=split.problems.report(),
     )
 
 
-def _check(image: ImageRecord, folder: Path, decode: bool, coco: CocoFile) -> None:
-    if not decode:
-        if not (folder / image.file_name).is_file():
-            coco.problems.note("missing_image", image.file_name)
-        return
-    try:
-        check_image(folder, image)
-    except ImageProblem as problem:
-        coco.problems.note(problem.code, problem.detail.removeprefix(f"{folder}/"))
+def _histogram(sides: list[float]) -> list[HistogramBin]:
+    """Bins 0-1, 1-2, 2-4, 4-8, ... from the smallest box to the largest."""
+    counts = Counter(floor(log2(side)) + 1 if side >= 1 else 0 for side in sides)
+    if not counts:
+        return []
+    return [
+        HistogramBin(low=2 ** (i - 1) if i else 0, high=2**i, boxes=counts[i])
+        for i in range(min(counts), max(counts) + 1)
+    ]
 
 
 def _range(values: Iterable[float]) -> SizeRange:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
+from tid_core.data.masks import Mask, MaskError, read_mask
 from tid_core.data.problems import DatasetError, Problems
 from tid_core.text import CONTROLS
 
@@ -60,9 +61,13 @@ def read_coco(path: Path, classes: list[str] | None = None) -> CocoFile:
     Raises:
         DatasetError: unreadable, not JSON, not COCO, empty, or (with `classes`) a category that is not among them.
     """
-    content = _load(path)
+    return parse_coco(load_coco(path), path, classes)
+
+
+def parse_coco(content: Mapping[str, list[Any]], path: Path, classes: list[str] | None = None) -> CocoFile:
+    """As `read_coco`, from what `load_coco` gave."""
     problems = Problems()
-    categories = _categories(content["categories"], path)
+    categories = read_categories(content["categories"], path)
     classes = list(categories.values()) if classes is None else classes
     labels = _labels(categories, classes, path)
     images = _images(content["images"], path, problems)
@@ -70,7 +75,12 @@ def read_coco(path: Path, classes: list[str] | None = None) -> CocoFile:
     return CocoFile(path, classes, _category_ids(labels, len(classes)), images, boxes, problems)
 
 
-def _load(path: Path) -> dict[str, list[Any]]:
+def load_coco(path: Path) -> dict[str, list[Any]]:
+    """The three lists of an annotation file, their entries not yet looked at.
+
+    Raises:
+        DatasetError: unreadable, not JSON, not COCO, or without images or categories.
+    """
     try:
         content: Any = json.loads(path.read_bytes())
     except OSError as error:
@@ -86,7 +96,7 @@ def _load(path: Path) -> dict[str, list[Any]]:
         value = content.get(key) if isinstance(content, dict) else None
         if not isinstance(value, list):
             raise DatasetError("not_coco", f"is not COCO: `{key}` is missing or not a list", path)
-        if not value:
+        if not value and key != "annotations":
             raise DatasetError("empty", f"`{key}` is empty", path)
     return {key: content[key] for key in KEYS}
 
@@ -109,8 +119,12 @@ def _text(entry: Any, key: str, limit: int, where: str, path: Path) -> str:
     return text
 
 
-def _categories(entries: list[Any], path: Path) -> dict[int, str]:
-    """Category id to name, sorted by id."""
+def read_categories(entries: list[Any], path: Path) -> dict[int, str]:
+    """Category id to name, sorted by id.
+
+    Raises:
+        DatasetError: an entry is no category, or repeats an id or a name.
+    """
     categories: dict[int, str] = {}
     for i, entry in enumerate(entries):
         where = f"categories[{i}]"
@@ -146,7 +160,7 @@ def _images(entries: list[Any], path: Path, problems: Problems) -> list[ImageRec
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise DatasetError("path_outside", f"{where}.file_name {name!r} leaves the image folder", path)
         width, height = (_need(entry, key, (int, float), where, path) for key in ("width", "height"))
-        if not (_is_number(width) and _is_number(height) and width >= 1 and height >= 1):
+        if not (is_number(width) and is_number(height) and width >= 1 and height >= 1):
             raise DatasetError("not_coco", f"{where} is {width} x {height} pixels; both must be positive", path)
         if identity in images:
             problems.note("duplicate_image_id", f"{where} {name} (id {identity!r:.40})")
@@ -155,7 +169,7 @@ def _images(entries: list[Any], path: Path, problems: Problems) -> list[ImageRec
     return sorted(images.values(), key=lambda image: (isinstance(image.id, str), image.id))
 
 
-class _Unusable(Exception):
+class UnusableBox(Exception):
     """A box that is left out: code and what is wrong with it."""
 
     def __init__(self, code: str, what: str) -> None:
@@ -180,7 +194,7 @@ def _boxes(
             seen.add(identity)
         try:
             boxes.append(_box(entry, where, images, index, labels, problems))
-        except _Unusable as box:
+        except UnusableBox as box:
             problems.note(box.code, f"{where}: {box.what}")
     return boxes
 
@@ -195,16 +209,27 @@ def _box(
 ) -> BoxRecord:
     image, label = _lookup(index, entry.get("image_id")), _lookup(labels, entry.get("category_id"))
     if image is None:
-        raise _Unusable("unknown_image", f"image_id {entry.get('image_id')!r:.40}")
+        raise UnusableBox("unknown_image", f"image_id {entry.get('image_id')!r:.40}")
     if label is None:
-        raise _Unusable("unknown_category", f"category_id {entry.get('category_id')!r:.40}")
-    xywh = _numbers(entry.get("bbox"))
-    xyxy, overhang = _clip(xywh, images[image])
+        raise UnusableBox("unknown_category", f"category_id {entry.get('category_id')!r:.40}")
+    mask = _mask(entry) if entry.get("bbox") in (None, []) and entry.get("segmentation") else None
+    if mask is not None:
+        problems.note("box_from_mask", where)
+    xywh = mask.xywh if mask else _numbers(entry.get("bbox"))
+    xyxy, overhang = clip(xywh, images[image])
     if overhang > CLIP_TOLERANCE:
-        problems.note("clipped_box", f"{where}: {_describe(xywh, images[image])}")
+        problems.note("clipped_box", f"{where}: {describe(xywh, images[image])}")
     if crowd := bool(entry.get("iscrowd")):
         problems.note("crowd", f"{where} of {images[image].file_name}")
-    return BoxRecord(image, label, xyxy, xywh, _area(entry.get("area"), xywh), crowd)
+    area = read_area(entry.get("area"), mask.area if mask else xywh[2] * xywh[3])
+    return BoxRecord(image, label, xyxy, xywh, area, crowd)
+
+
+def _mask(entry: dict[str, Any]) -> Mask:
+    try:
+        return read_mask(entry["segmentation"])
+    except MaskError as error:
+        raise UnusableBox("malformed_box", f"no bbox, and its segmentation {error}") from error
 
 
 def _lookup(table: Mapping[Any, int], key: Any) -> int | None:
@@ -212,31 +237,35 @@ def _lookup(table: Mapping[Any, int], key: Any) -> int | None:
 
 
 def _numbers(bbox: Any) -> Box:
-    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
-        raise _Unusable("malformed_box", f"bbox {bbox!r:.60}")
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(is_number, bbox))):
+        raise UnusableBox("malformed_box", f"bbox {bbox!r:.60}")
     x, y, w, h = bbox
     return x, y, w, h
 
 
-def _clip(xywh: Box, image: ImageRecord) -> tuple[Box, float]:
-    """The part inside the image, xyxy, and by how many pixels the box reaches beyond it."""
+def clip(xywh: Box, image: ImageRecord) -> tuple[Box, float]:
+    """The part inside the image, xyxy, and by how many pixels the box reaches beyond it.
+
+    Raises:
+        UnusableBox: it has no size, or no part inside.
+    """
     x, y, w, h = xywh
     if w < MIN_SIDE or h < MIN_SIDE:
-        raise _Unusable("zero_size_box", _describe(xywh, image))
+        raise UnusableBox("zero_size_box", describe(xywh, image))
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, image.width), min(y + h, image.height)
     if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
-        raise _Unusable("box_outside_image", _describe(xywh, image))
+        raise UnusableBox("box_outside_image", describe(xywh, image))
     return (x1, y1, x2, y2), max(x1 - x, y1 - y, x + w - x2, y + h - y2)
 
 
-def _area(area: Any, xywh: Box) -> float:
-    return area if _is_number(area) and area > 0 else xywh[2] * xywh[3]
+def read_area(area: Any, otherwise: float) -> float:
+    return area if is_number(area) and area > 0 else otherwise
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
+def is_number(value: Any) -> TypeGuard[float]:
     """Finite, and within what a float can hold exactly: JSON knows integers of any length, and Python NaN."""
     return isinstance(value, int | float) and -(2**53) < value < 2**53
 
 
-def _describe(xywh: Box, image: ImageRecord) -> str:
+def describe(xywh: Box, image: ImageRecord) -> str:
     return f"bbox {list(xywh)} in {image.file_name} of {image.width} x {image.height}"

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 JPEG_END = b"\xff\xd9"
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
+"""Pillow knows more, some of which start other programs."""
+ORIENTATION_TAG = 0x0112
+TURNED = (5, 6, 7, 8)
+"""Values of the tag that exchange width and height."""
 
 
 class ImageProblem(Exception):
@@ -34,7 +39,7 @@ def open_image(folder: Path, record: ImageRecord) -> Image:
     image = _open(folder, record)
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's decoders raise whatever the damage leads to
         raise ImageProblem("unreadable_image", f"{folder / record.file_name}: {error}") from error
     if image.size != (record.width, record.height):
         from PIL import ImageOps
@@ -59,28 +64,49 @@ def check_image(folder: Path, record: ImageRecord) -> None:
     open_image(folder, record)
 
 
-def _open(folder: Path, record: ImageRecord) -> Image:
-    from PIL import Image
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height as a viewer shows the image, with its EXIF orientation applied; pixels are not decoded.
 
+    Raises:
+        ImageProblem: missing or not an image.
+    """
+    with _open_path(path) as image:
+        width, height = image.size
+        return (height, width) if _is_turned(image) else (width, height)
+
+
+def _open(folder: Path, record: ImageRecord) -> Image:
     path = folder / record.file_name
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer
-            raise ImageProblem("unreadable_image", f"{path}: not a file")
-        image = Image.open(path)
-    except FileNotFoundError as error:
-        raise ImageProblem("missing_image", f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageProblem("unreadable_image", f"{path}: {error}") from error
+    image = _open_path(path)
     _check_size(image, record, path)
     return image
 
 
+def _open_path(path: Path) -> Image:
+    from PIL import Image
+
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer
+            raise ImageProblem("unreadable_image", f"{path}: not a file")
+        return Image.open(path, formats=FORMATS)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageProblem("missing_image", f"{path}: no such file") from error
+    except ImageProblem:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever the damage leads to
+        raise ImageProblem("unreadable_image", f"{path}: {error}") from error
+
+
+def _is_turned(image: Image) -> bool:
+    try:
+        return image.getexif().get(ORIENTATION_TAG, 1) in TURNED
+    except Exception:  # damaged EXIF data says nothing
+        return False
+
+
 def _check_size(image: Image, record: ImageRecord, path: Path) -> None:
     expected = (record.width, record.height)
-    orientation_tag = 0x0112
-    if image.size == expected or (
-        image.size[::-1] == expected and image.getexif().get(orientation_tag, 1) in (5, 6, 7, 8)
-    ):
+    if image.size == expected or (image.size[::-1] == expected and _is_turned(image)):
         return
     detail = f"{path}: the file is {image.size[0]} x {image.size[1]}, its annotations say {expected[0]} x {expected[1]}"
     raise ImageProblem("size_mismatch", detail)
