@@ -2,6 +2,10 @@
 
     python -m tid_core.run PLAN.json --events-fd N --parent-pid P    as the worker starts it: events as JSON lines to N
     python -m tid_core.run SPEC.yaml --out DIR [--dataset DIR]       without the service: told on stdout
+    python -m tid_core.run PLAN.json --rank-in DIR --parent-pid P    one rank of a run in several processes
+
+Where `resources.gpus` asks for several and the host has them, either of the first two starts the ranks by torchrun and
+goes on as their launcher (tid_core.training.launcher).
 
 Exit codes: 0 succeeded, 75 stopped with its state saved (SIGTERM), 1 failed. Stdout and stderr are the log.
 """
@@ -80,13 +84,24 @@ def run_child(plan_path: Path, descriptor: int, parent_pid: int) -> int:
     should_stop = StopFlag(signal.SIGTERM)
     try:
         plan = RunPlan.model_validate_json(plan_path.read_bytes())
-        from tid_core.training.loop import train
+        from tid_core.training.launcher import run
     except Exception as error:
         traceback.print_exc()
         detail = f"{type(error).__name__}: {str(error)[:500]}"
         report(Finished(outcome="failed", reason="internal_error", detail=detail))
         return EXIT_CODES["failed"]
-    return EXIT_CODES[train(plan, report, should_stop).outcome]
+    return EXIT_CODES[run(plan, report, should_stop).outcome]
+
+
+def run_rank(plan_path: Path, folder: Path, parent_pid: int) -> int:
+    """One rank; how it ended is left in `folder`."""
+    die_with_parent(parent_pid)
+    should_stop = StopFlag(signal.SIGTERM)
+    plan = RunPlan.model_validate_json(plan_path.read_bytes())
+    from tid_core.training.meeting import EVENTS
+    from tid_core.training.one_rank import train_as_rank
+
+    return train_as_rank(plan, folder, PipeReporter(os.open(folder / EVENTS, os.O_WRONLY)), should_stop)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -94,12 +109,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("file", type=Path, help="a plan (with --events-fd) or a spec (with --out)")
     parser.add_argument("--events-fd", type=int, help="file descriptor for events")
     parser.add_argument("--parent-pid", type=int, help="process to live and die with")
+    parser.add_argument("--rank-in", type=Path, help="folder where the launcher meets its ranks")
     parser.add_argument("--out", type=Path, help="folder for checkpoints, maps and detections")
     parser.add_argument("--dataset", type=Path, help="folder of the dataset, instead of the spec's `dataset`")
     arguments = parser.parse_args(argv)
-    if (arguments.events_fd is None) == (arguments.out is None):
+    modes = (arguments.events_fd, arguments.rank_in, arguments.out)
+    if sum(mode is not None for mode in modes) != 1:
         parser.error("give either --events-fd and --parent-pid, or --out")
-    if (arguments.events_fd is None) != (arguments.parent_pid is None):
+    if (arguments.out is not None) == (arguments.parent_pid is not None):
         parser.error("--events-fd and --parent-pid go together")
     return arguments
 
@@ -112,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         should_stop = StopFlag(signal.SIGTERM, signal.SIGINT)
         return EXIT_CODES[run_spec(arguments.file, arguments.out, arguments.dataset, should_stop)]
     try:
+        if arguments.rank_in is not None:
+            return run_rank(arguments.file, arguments.rank_in, arguments.parent_pid)
         return run_child(arguments.file, arguments.events_fd, arguments.parent_pid)
     except ParentGone:
         sys.stderr.write("the process that started this one is gone; stopping\n")

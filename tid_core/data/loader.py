@@ -29,6 +29,7 @@ class EpochLoader:
     Args:
         batch_size: images of a batch over all ranks.
         rank: which of `world` slices of each batch is loaded here.
+        parts: in which a batch is worked off; each is sliced.
 
     Raises:
         ValueError: the dataset or the batch is too small for `world` ranks.
@@ -43,9 +44,10 @@ class EpochLoader:
         pin_memory: bool,
         rank: int = 0,
         world: int = 1,
+        parts: int = 1,
     ) -> None:
         self._dataset = dataset
-        self._options = {"batch_size": batch_size, "rank": rank, "world": world}
+        self._options = {"batch_size": batch_size, "rank": rank, "world": world, "parts": parts}
         self._workers = workers
         self._pin_memory = pin_memory
         self._batches = _Batches(self._sampler(0, 0))

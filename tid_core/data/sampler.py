@@ -10,7 +10,8 @@ from tid_core.data.transforms import sample_seed
 class EpochSampler:
     """Batches of (epoch, index) of one epoch, from batch `start_batch` on; of each, what belongs to `rank`.
 
-    Shuffled (training), the batches are the same whatever `world` is, and a rank gets its contiguous slice of each.
+    Shuffled (training), the batches are the same whatever `world` is, and a rank gets its contiguous slice of each; of
+    each of its `parts`, where a batch is worked off in several, so that these hold the same images, too.
     The last, incomplete batch is left out, unless it is the only one. With `shuffle=False` (evaluation) the order is
     0, 1, 2, ..., every image comes up once, and rank r gets the batches r, r + world, ... whole.
 
@@ -29,6 +30,7 @@ class EpochSampler:
         shuffle: bool = True,
         rank: int = 0,
         world: int = 1,
+        parts: int = 1,
     ) -> None:
         self.num_images = num_images
         self.batch_size = batch_size
@@ -37,6 +39,7 @@ class EpochSampler:
         self.shuffle = shuffle
         self.rank = rank
         self.world = world
+        self.parts = parts
         self.batches_per_epoch = num_batches(num_images, batch_size, drop_last=shuffle)
         if not 0 <= start_batch <= self.batches_per_epoch:
             raise ValueError(f"start_batch is {start_batch}, but an epoch has {self.batches_per_epoch} batches")
@@ -61,8 +64,13 @@ class EpochSampler:
     def _share(self, indices: list[int]) -> list[int]:
         if not self.shuffle:
             return indices
-        first, last = (len(indices) * rank // self.world for rank in (self.rank, self.rank + 1))
-        return indices[first:last]
+        size = -(-len(indices) // self.parts)
+        parts = [indices[start : start + size] for start in range(0, len(indices), size)]
+        return [index for part in parts for index in self._slice(part)]
+
+    def _slice(self, part: list[int]) -> list[int]:
+        first, last = (len(part) * rank // self.world for rank in (self.rank, self.rank + 1))
+        return part[first:last]
 
     def _order(self) -> list[int]:
         if not self.shuffle:

@@ -10,6 +10,7 @@ from tid_core.detectors.outputs import DenseOutputs
 from tid_core.evaluation import evaluate
 from tid_core.events import Reporter
 from tid_core.plan import RunPlan
+from tid_core.ranks import from_first, is_first
 from tid_core.training.area_maps import draw_area_maps
 from tid_core.training.inference import Detections, Inference
 from tid_core.training.precision import Precision
@@ -20,6 +21,8 @@ from tid_core.training.voice import Phase, Voice
 
 
 class Examiner:
+    """Of several ranks, all run the detectors and come to the same conclusions; the first computes and writes."""
+
     def __init__(
         self,
         plan: RunPlan,
@@ -70,7 +73,10 @@ class Examiner:
     def _judge(self, detections: Detections, prefix: str) -> dict[str, float]:
         truth = self.parts.val.truth
         assert truth is not None  # noqa: S101 - a split opened without `train` has it
-        values = evaluation_values(evaluate(detections, truth, self.spec.evaluation), prefix)
+        values: dict[str, float] = {}
+        if is_first():
+            values = evaluation_values(evaluate(detections, truth, self.spec.evaluation), prefix)
+        values = from_first(values)
         self.voice.metrics(values, self.position.step // self.parts.steps_per_epoch)
         return values
 
@@ -100,7 +106,11 @@ class Examiner:
         assert best is not None  # noqa: S101 - the last epoch is always evaluated
         self.voice.progress("export", 0, 1, force=True)
         self.shown.model.load_state_dict(best.weights)
-        detections = self._best_detections or self._detect(self.shown, "export", self.shown.dense_forward)
+        detections = self._best_detections
+        if detections is None:
+            detections = self._detect(self.shown, "export", self.shown.dense_forward)
+        if not is_first():
+            return
         write_detections(detections, self.parts.val, self.plan, self.report, step=best.step)
         draw_area_maps(self.shown, self.parts, self.plan, self.precision, self.report)
         teacher = self.position.teacher_ap
@@ -109,6 +119,8 @@ class Examiner:
             self.voice.warn("teacher_not_better", f"{detail}: such a teacher has little to teach")
 
     def _checkpoint(self, name: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        if not is_first():
+            return
         write_checkpoint(
             self.shown,
             self.plan,

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from tid_core.ranks import mean_over_ranks
+
 
 def probe_parameters(student: nn.Module) -> list[nn.Parameter]:
     """The weights that make the pyramid's outputs: few, near the features, and used by every loss.
@@ -20,9 +22,9 @@ def probe_parameters(student: nn.Module) -> list[nn.Parameter]:
 def gradient_norm_of(loss: Tensor, probes: Sequence[nn.Parameter]) -> Tensor:
     """L2 norm of d loss / d probes, a scalar without gradient; zero where the loss does not reach them.
 
-    The graph is kept and `.grad` is left alone.
+    Over several ranks, `loss` is its mean: the same number on each. The graph is kept and `.grad` is left alone.
     """
     if not loss.requires_grad:
         return loss.detach().new_zeros(())
     found = torch.autograd.grad(loss, probes, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return nn.utils.get_total_norm(found)
+    return nn.utils.get_total_norm([mean_over_ranks(grad) for grad in found])

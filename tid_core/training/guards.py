@@ -4,14 +4,18 @@ import errno
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from tid_core.events import TrainingFailure
+from tid_core.ranks import num_ranks
 from tid_core.spec import JobSpec
 from tid_core.training.gradients import gradient_norm_of
+from tid_core.training.meeting import RANK_LOST
 
 FIRST_STEPS = 10
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RANK_MESSAGES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "process group")
 _MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
 # The last two are what torch.save makes of it.
 _DISK_MESSAGES = (
@@ -75,12 +79,20 @@ def as_failure(error: Exception, spec: JobSpec) -> TrainingFailure:
     if isinstance(error, TrainingFailure):
         return error
     message = str(error).strip()
+    if _is_lost_rank(error, message):
+        return TrainingFailure(RANK_LOST, f"another rank of this run is gone or does not answer: {message[:300]}")
     if _is_out_of_memory(error, message):
         return TrainingFailure("out_of_memory", _memory_advice(spec, message))
     if _is_disk_full(error, message):
         return TrainingFailure("disk_full", f"a file could not be written: {message}; nothing half-written was kept")
     first_line = message.splitlines()[0] if message else "no message"
     return TrainingFailure("internal_error", f"{type(error).__name__}: {first_line[:500]}")
+
+
+def _is_lost_rank(error: Exception, message: str) -> bool:
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and num_ranks() > 1 and any(text in message for text in _RANK_MESSAGES)
 
 
 def _is_out_of_memory(error: Exception, message: str) -> bool:

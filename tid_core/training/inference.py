@@ -1,6 +1,7 @@
 """A detector over a whole split."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from tid_core.data.coco import CocoDetection
-from tid_core.data.loader import make_loader, to_device
+from tid_core.data.loader import Batch, make_loader, to_device
 from tid_core.detectors.base import DenseDetector
 from tid_core.detectors.outputs import DenseOutputs
+from tid_core.ranks import gather, num_ranks, rank
 from tid_core.training.precision import Precision
 
 Detections = list[dict[str, Tensor]]
@@ -22,7 +24,10 @@ class StopRequested(Exception):
 
 @dataclass(frozen=True)
 class Inference:
-    """How to run a detector over `dataset`; `tick(done, total)` hears of every batch of images."""
+    """How to run a detector over `dataset`; `tick(done, total)` hears of every batch of images.
+
+    Several ranks share the batches.
+    """
 
     dataset: CocoDetection
     batch_size: int
@@ -37,7 +42,7 @@ class Inference:
         forward: Callable[[ImageList], DenseOutputs],
         tick: Callable[[int, int], None],
     ) -> Detections:
-        """Detections per image, in the order of the dataset, on the CPU.
+        """Detections per image, in the order of the dataset, on the CPU; nothing on ranks other than the first.
 
         Args:
             detector: whose transform and post-processing are used; put in eval mode and back.
@@ -60,16 +65,39 @@ class Inference:
         forward: Callable[[ImageList], DenseOutputs],
         tick: Callable[[int, int], None],
     ) -> Detections:
-        found: Detections = []
-        loader = make_loader(self.dataset, batch_size=self.batch_size, workers=self.workers)
-        for batch in loader:
+        found: list[tuple[int, dict[str, Tensor]]] = []
+        for batch in self._share():
             if self.should_stop():
                 raise StopRequested
-            pictures, targets = to_device(batch, self.precision.device)
-            images, _ = detector.transform(pictures)
-            with self.precision.autocast():
-                outputs = forward(images)
-            detections = detector.detections(outputs, images, [target["size"] for target in targets])
-            found += [{key: value.cpu() for key, value in each.items()} for each in detections]
-            tick(len(found), len(self.dataset))
-        return found
+            if batch is not None:
+                found += self._look(batch, detector, forward)
+            tick(min(len(found) * num_ranks(), len(self.dataset)), len(self.dataset))
+        everything = dict(gather(found))
+        return [everything[index] for index in range(len(self.dataset))] if rank() == 0 else []
+
+    def _share(self) -> Iterator[Batch | None]:
+        """This rank's batches, and None where others have one more: all ask as often whether to stop."""
+        batches = iter(
+            make_loader(
+                self.dataset,
+                batch_size=self.batch_size,
+                workers=self.workers,
+                pin_memory=self.precision.device.type == "cuda",
+                rank=rank(),
+                world=num_ranks(),
+            )
+        )
+        for _ in range(math.ceil(len(self.dataset) / (self.batch_size * num_ranks()))):
+            yield next(batches, None)
+
+    def _look(
+        self, batch: Batch, detector: DenseDetector, forward: Callable[[ImageList], DenseOutputs]
+    ) -> list[tuple[int, dict[str, Tensor]]]:
+        """Each image's place in the dataset, and its detections."""
+        pictures, targets = to_device(batch, self.precision.device)
+        images, _ = detector.transform(pictures)
+        with self.precision.autocast():
+            outputs = forward(images)
+        detections = detector.detections(outputs, images, [target["size"] for target in targets])
+        on_cpu = [{key: value.cpu() for key, value in each.items()} for each in detections]
+        return [(target["index"], each) for target, each in zip(targets, on_cpu, strict=True)]

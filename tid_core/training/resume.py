@@ -72,10 +72,19 @@ def find_state(path: Path) -> Search:
         if match and step > int(match[1]):
             continue
         try:
-            return Search(SavedState(step, candidate, _read(candidate)), rejected)
+            return Search(read_state(candidate), rejected)
         except (OSError, ValueError, KeyError) as error:
             rejected.append(f"{candidate.name}: {error}")
     return Search(None, rejected)
+
+
+def read_state(path: Path) -> SavedState:
+    """A state that `find_state` found, by its path.
+
+    Raises:
+        OSError, ValueError, KeyError: it is not what its manifest says.
+    """
+    return SavedState(_step(path), path, _read(path))
 
 
 def _read(path: Path) -> dict[str, Any]:

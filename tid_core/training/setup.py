@@ -13,6 +13,7 @@ from tid_core.detectors.inherit import inherit_parts
 from tid_core.distillers import build_distiller
 from tid_core.events import Reporter, TrainingFailure, Warned
 from tid_core.plan import RunPlan
+from tid_core.ranks import num_ranks
 from tid_core.spec import JobSpec
 from tid_core.training.precision import Precision
 from tid_core.training.randomness import seed_all
@@ -40,10 +41,11 @@ def build_parts(plan: RunPlan, precision: Precision, report: Reporter) -> Parts:
 
     Raises:
         TrainingFailure: `dataset_invalid`, `classes_missing`, `checkpoint_invalid`, `weights_unavailable`,
-            `inherit_unfit` or `pair_unfit`.
+            `inherit_unfit` `pair_unfit` or `batch_indivisible`.
     """
     spec = plan.spec
     train, val = _data(plan, report)
+    _check_shares(len(train), spec)
     student = _student(plan, train.classes)
     teacher = _teacher(plan, train.classes, student, precision)
     if teacher is None and spec.student.inherit:
@@ -61,6 +63,13 @@ def build_parts(plan: RunPlan, precision: Precision, report: Reporter) -> Parts:
                 network.to(memory_format=torch.channels_last)
     steps = num_batches(len(train), spec.training.batch_size)
     return Parts(train, val, student, teacher, module, steps, steps * spec.training.epochs)
+
+
+def _check_shares(images: int, spec: JobSpec) -> None:
+    """Every rank must get as many images as the others: losses are averaged over the ranks."""
+    if num_ranks() > 1 and images < spec.training.batch_size:
+        told = f"{images} training images are less than one batch of {spec.training.batch_size}"
+        raise TrainingFailure("batch_indivisible", f"{told}, which {num_ranks()} GPUs are to share; use one GPU")
 
 
 def _data(plan: RunPlan, report: Reporter) -> tuple[CocoDetection, CocoDetection]:

@@ -15,7 +15,7 @@ from tid_core.plan import RunPlan, TeacherPlan
 from tid_core.preflight import check
 from tid_core.spec import FileWeights, JobSpec, JobWeights, load_spec
 from tid_core.training.files import replace_file
-from tid_core.training.loop import train
+from tid_core.training.launcher import run
 
 Outcome = Literal["succeeded", "failed", "stopped"]
 
@@ -78,7 +78,7 @@ def run_spec(path: Path, out: Path, dataset: Path | None, should_stop: Callable[
         sys.stderr.write(f"{_readable(error)}\n")
         return "failed"
     for name, plan in plans.items():
-        finished: Finished = train(plan, Console(name), should_stop)
+        finished: Finished = run(plan, Console(name), should_stop)
         if finished.outcome != "succeeded":
             return finished.outcome
     _report(plans, out)

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tid_core.data.loader import Batch, to_device
 from tid_core.distillers import schedule_weight
+from tid_core.ranks import mean_over_ranks, num_ranks, rank
 from tid_core.spec import JobSpec
 from tid_core.training.gradients import gradient_norm_of, probe_parameters
 from tid_core.training.guards import DistillationGuard
@@ -26,6 +29,8 @@ class Stepper:
         self.spec = spec
         self.on_cpu = precision.device.type == "cpu"
         self.device = precision.device
+        self.module = _shared(parts.module)
+        self.statistics = _running_statistics(parts.module) if num_ranks() > 1 else []
         self.parameters = [p for p in parts.module.parameters() if p.requires_grad]
         self.probes = probe_parameters(parts.student)
         distils = parts.module.distiller is not None and spec.loss.distill > 0
@@ -41,7 +46,8 @@ class Stepper:
         """
         position, window = self.live.position, self.live.window
         training = self.spec.training
-        seed_all(training.seed, "step", position.step)
+        # Every rank draws sizes of its own for its images.
+        seed_all(training.seed, "step", position.step, *([rank()] if rank() else []))
         self.lr = learning_rate(training, step=position.step, total_steps=self.parts.total_steps)
         set_learning_rate(self.live.optimizer, self.lr)
         terms, measures = self._accumulate(batch, measure=measure)
@@ -57,13 +63,18 @@ class Stepper:
         terms: dict[str, Tensor] = {}
         measures: dict[str, Tensor] = {}
         for micro_batch, share, is_last in self._micro_batches(batch):
-            losses = self._forward(micro_batch, weight)
-            if is_last and losses.distill is not None:
-                measures |= self._look(losses, losses.distill, weight, measure=measure)
-            self.live.scaler.scale(losses.total * share).backward()  # type: ignore[no-untyped-call]
+            with nullcontext() if is_last else self._apart():
+                losses = self._forward(micro_batch, weight)
+                if is_last and losses.distill is not None:
+                    measures |= self._look(losses, losses.distill, weight, measure=measure)
+                self.live.scaler.scale(losses.total * share).backward()  # type: ignore[no-untyped-call]
             _add(terms, losses.terms, share)
             _add(measures, losses.measures, share)
         return terms, measures
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """Backward passes in it leave each rank its own gradients."""
+        return self.module.no_sync() if isinstance(self.module, DistributedDataParallel) else nullcontext()
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[Batch, float, bool]]:
         images, targets = batch
@@ -76,7 +87,7 @@ class Stepper:
         with torch.no_grad():
             images, targets = self.parts.student.transform(*to_device(batch, self.device))
         teacher = self.parts.teacher if self.parts.module.distiller is not None else None
-        losses: StepLosses = self.parts.module(images, targets, teacher(images) if teacher else None, weight)
+        losses: StepLosses = self.module(images, targets, teacher(images) if teacher else None, weight)
         return losses
 
     def _look(self, losses: StepLosses, distill: Tensor, weight: float, *, measure: bool) -> dict[str, Tensor]:
@@ -98,6 +109,7 @@ class Stepper:
         live.scaler.step(live.optimizer)
         live.scaler.update()
         live.optimizer.zero_grad()
+        _average(self.statistics)
         if live.ema is not None:
             live.ema.update(self.parts.student)
         # With loss scaling an overflow is ordinary: the scaler skips the step.
@@ -109,3 +121,25 @@ def _add(sums: dict[str, Tensor], values: dict[str, Tensor], share: float) -> No
     for name, value in values.items():
         part = value.detach() * share
         sums[name] = sums[name] + part if name in sums else part
+
+
+def _shared(module: nn.Module) -> nn.Module:
+    """The module, with gradients averaged over the ranks where there are several."""
+    if num_ranks() == 1:
+        return module
+    return DistributedDataParallel(module, forward_sync_buffers=False)
+
+
+def _running_statistics(module: nn.Module) -> list[Tensor]:
+    """What BatchNorm layers remember of the batches."""
+    norms = [each for each in module.modules() if isinstance(each, nn.BatchNorm2d) and each.track_running_stats]
+    return [buffer for each in norms for buffer in (each.running_mean, each.running_var) if buffer is not None]
+
+
+def _average(buffers: list[Tensor]) -> None:
+    """Give every rank the means over the ranks, so that they all go on with, evaluate and save the same student."""
+    if not buffers:
+        return
+    mean = mean_over_ranks(torch.cat([buffer.flatten() for buffer in buffers]))
+    for buffer, values in zip(buffers, torch.split(mean, [buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(values.view_as(buffer))

@@ -4,17 +4,18 @@ from collections.abc import Callable
 
 import torch
 
-from tid_core.data.loader import Batch, make_loader
+from tid_core.data.loader import Batch, EpochLoader
 from tid_core.detectors.base import DenseDetector
 from tid_core.events import Finished, Progress, Reporter, ResumeState, Started
 from tid_core.plan import RunPlan
+from tid_core.ranks import from_first, is_first, num_ranks, rank
 from tid_core.training.ema import Ema
 from tid_core.training.examiner import Examiner
 from tid_core.training.inference import StopRequested
 from tid_core.training.optim import build_optimizer
 from tid_core.training.pace import Pace
 from tid_core.training.precision import Precision
-from tid_core.training.resume import find_state, save_state
+from tid_core.training.resume import Search, find_state, read_state, save_state
 from tid_core.training.setup import Parts, build_parts
 from tid_core.training.state import Live, Position
 from tid_core.training.stepper import Stepper
@@ -40,6 +41,15 @@ class Trainer:
         self.live = Live(module, optimizer, precision.scaler(), ema, Window(), Position())
         self.position = self.live.position
         self.stepper = Stepper(self.parts, self.live, self.spec, precision)
+        self.loader = EpochLoader(
+            self.parts.train,
+            batch_size=training.batch_size,
+            workers=self.spec.data.workers,
+            pin_memory=precision.device.type == "cuda",
+            rank=rank(),
+            world=num_ranks(),
+            parts=training.accumulate,
+        )
         self.pace = Pace(training.batch_size, len(self.parts.val))
         self.voice = Voice(report, self.spec, self.position, self.pace, self.parts.total_steps)
         self.examiner = Examiner(plan, self.parts, self.live, precision, self.voice, should_stop)
@@ -64,15 +74,19 @@ class Trainer:
         except StopRequested:
             self._save()
             return Finished(outcome="stopped")
+        finally:
+            self.loader.close()
         return Finished(outcome="succeeded")
 
     def _resume(self) -> list[str]:
         """Continue from the newest complete state; what is wrong with newer ones."""
         if self.plan.resume_from is None:
             return []
-        search = find_state(self.plan.resume_from)
-        if search.state is not None:
-            self.live.restore(search.state.content, self.spec)
+        search = find_state(self.plan.resume_from) if is_first() else Search(None)
+        path = from_first(search.state.path if search.state else None)
+        if path is not None:
+            state = search.state or read_state(path)
+            self.live.restore(state.content, self.spec)
             self._saved = (self.position.step, self.position.finished_epochs)
         return search.rejected
 
@@ -102,16 +116,9 @@ class Trainer:
         if done == self.parts.steps_per_epoch:
             return
         self.parts.module.train()
-        loader = make_loader(
-            self.parts.train,
-            batch_size=self.spec.training.batch_size,
-            epoch=self.position.finished_epochs,
-            start_batch=done,
-            workers=self.spec.data.workers,
-            pin_memory=self.precision.device.type == "cuda",
-        )
+        batches = self.loader.epoch(self.position.finished_epochs, start_batch=done)
         self.pace.restart()
-        for batch in loader:
+        for batch in batches:
             self._train_step(batch)
             if self.should_stop():
                 raise StopRequested
@@ -153,11 +160,13 @@ class Trainer:
         here = (self.position.step, self.position.finished_epochs)
         if here == self._saved:
             return
-        content = self.live.capture(self.spec)
-        step, epoch = here
-        path = save_state(self.plan.out_dir / "resume", content, step=step, epoch=epoch)
         self._saved = here
-        self.report(ResumeState(step=step, epoch=epoch, path=path))
+        self.live.window.check()
+        if is_first():
+            content = self.live.capture(self.spec)
+            step, epoch = here
+            path = save_state(self.plan.out_dir / "resume", content, step=step, epoch=epoch)
+            self.report(ResumeState(step=step, epoch=epoch, path=path))
 
 
 def _count(detector: DenseDetector) -> int:

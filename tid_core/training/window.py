@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tid_core.events import TrainingFailure
+from tid_core.ranks import mean_over_ranks
 
 Row = dict[str, float]
 
@@ -15,7 +16,8 @@ Row = dict[str, float]
 class Window:
     """A ring of per-step terms. Reading it costs one device synchronisation however many steps it holds.
 
-    So a non-finite loss may be noticed some steps late on a GPU, and the step it came from is still named.
+    So a non-finite loss may be noticed some steps late on a GPU, and the step it came from is still named. Of several
+    ranks it holds the means, so that all of them notice; they must read at the same steps.
     """
 
     def __init__(self) -> None:
@@ -35,7 +37,7 @@ class Window:
         """
         if not self._unread:
             return
-        values = iter(torch.cat([row[3] for row in self._unread]).tolist())
+        values = iter(mean_over_ranks(torch.cat([row[3] for row in self._unread])).tolist())
         for step, names, num_terms, _ in self._unread:
             row = {name: next(values) for name in names}
             _refuse_non_finite(step, row, names[:num_terms])

@@ -120,7 +120,7 @@ def read_series(events: list[Event]) -> dict[str, dict[int, float]]:
 def run() -> Callable[..., Outcome]:
     """Train in this process; `stop_after` asks to stop once so many questions were answered with no."""
 
-    def start(plan: RunPlan, *, stop_after: int | None = None) -> Outcome:
+    def start(plan: RunPlan, *, stop_after: int | None = None, trainer: Callable[..., Finished] = train) -> Outcome:
         events: list[Event] = []
         asked = 0
 
@@ -129,7 +129,7 @@ def run() -> Callable[..., Outcome]:
             asked += 1
             return stop_after is not None and asked > stop_after
 
-        finished = train(plan, events.append, should_stop)
+        finished = trainer(plan, events.append, should_stop)
         return Outcome(finished, events, read_series(events))
 
     return start

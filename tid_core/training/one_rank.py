@@ -1,0 +1,66 @@
+"""One of the processes of a run that the launcher started."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from tid_core.events import Event, Finished, Reporter
+from tid_core.plan import RunPlan
+from tid_core.ranks import joined
+from tid_core.training.guards import as_failure
+from tid_core.training.loop import train
+from tid_core.training.meeting import STOP, leave_word
+
+
+def train_as_rank(plan: RunPlan, folder: Path, report: Reporter, stop_asked: Callable[[], bool]) -> int:
+    """Take part in the run, and leave word in `folder` of how it ended. Returns the exit code.
+
+    A stop is no failure here: torchrun would take it for one and end the ranks that are still writing.
+    """
+    number, device = int(os.environ["RANK"]), _device(plan)
+
+    def should_stop() -> bool:
+        return stop_asked() or (number == 0 and (folder / STOP).exists())
+
+    try:
+        with joined(device):
+            finished = train(plan, _all_but_the_last_word(report, number), should_stop)
+            if finished.outcome == "failed":
+                _leave(folder, number, finished)
+    except Exception as error:  # of joining: train itself raises none
+        traceback.print_exc()
+        failure = as_failure(error, plan.spec)
+        _leave(folder, number, Finished(outcome="failed", reason=failure.reason, detail=failure.detail))
+    leave_word(folder, number, finished)
+    return 0
+
+
+def _device(plan: RunPlan) -> torch.device:
+    if plan.spec.training.device == "cpu":
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _all_but_the_last_word(report: Reporter, number: int) -> Reporter:
+    """The first rank speaks for all, but for how the run ended: the launcher tells, who hears of every rank."""
+
+    def tell(event: Event) -> None:
+        if number == 0 and event.type != "finished":
+            report(event)
+
+    return tell
+
+
+def _leave(folder: Path, number: int, finished: Finished) -> NoReturn:
+    """End at once: an orderly end would wait for ranks that wait for this one."""
+    leave_word(folder, number, finished)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
