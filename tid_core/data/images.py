@@ -45,7 +45,7 @@ def open_image(folder: Path, record: ImageRecord) -> Image:
         from PIL import ImageOps
 
         image = ImageOps.exif_transpose(image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def check_image(folder: Path, record: ImageRecord) -> None:

@@ -3,13 +3,13 @@
 from pathlib import Path
 from types import ModuleType
 
-from tid_core.data.formats import coco
+from tid_core.data.formats import coco, voc, yolo
 from tid_core.data.formats.carve import carve
 from tid_core.data.formats.source import OWN_NAMES, Root, Source
 from tid_core.data.options import IndexOptions
 from tid_core.data.problems import DatasetError
 
-FORMATS: dict[str, ModuleType] = {"coco": coco}
+FORMATS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
 """Each module has LOOKS_FOR, default_splits(base), has_splits(base, names) and read(root, base, wanted)."""
 HIDDEN = (".", "__MACOSX")
 
@@ -26,9 +26,9 @@ def read_source(path: Path, options: IndexOptions) -> Source:
     root = Root(path)
     try:
         base, reader = _find_reader(root, options)
-        wanted = options.splits or reader.default_splits(base)
+        wanted = {str(ours): own for ours, own in (options.splits or reader.default_splits(base)).items()}
         _check_splits(wanted, reader, options, base)
-        own = {ours: [name.strip() for name in str(names).split("+")] for ours, names in wanted.items()}
+        own = {ours: [name.strip() for name in names.split("+")] for ours, names in wanted.items()}
         source: Source = reader.read(root, base, own)
     except OSError as error:
         detail = f"cannot be read: {error.strerror or error}"

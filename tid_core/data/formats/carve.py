@@ -37,7 +37,7 @@ def _falls_below(fraction: float, seed: int, name: str) -> bool:
 
 
 def _part(split: Split, chosen: list[bool], side: bool) -> Split:
-    place = {}
+    place: dict[int, int] = {}
     for i, is_chosen in enumerate(chosen):
         if is_chosen is side:
             place[i] = len(place)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tid_core.data.annotations import MAX_FILE_NAME, BoxRecord, ImageRecord
+from tid_core.data.annotations import CLIP_TOLERANCE, MAX_FILE_NAME, Box, BoxRecord, ImageRecord, describe
 from tid_core.data.problems import DatasetError, Problems
 from tid_core.text import CONTROLS
 
@@ -46,15 +46,16 @@ class Root:
         Raises:
             DatasetError: `path_outside`, or `bad_file_name`.
         """
+        if CONTROLS.search(str(path)):
+            detail = f"the file name {str(path)[-80:]!a} holds a control character, or is in no known encoding"
+            raise DatasetError("bad_file_name", detail, self.path)
         lexical = os.path.normpath(path)
         real = os.path.realpath(lexical)
         if real != self._real and not real.startswith(self._real + os.sep):
             raise DatasetError("path_outside", f"{path} leads outside of the dataset's folder, to {real}", self.path)
         name = os.path.relpath(lexical, self.path)
-        if len(name) > MAX_FILE_NAME or CONTROLS.search(name):
-            detail = (
-                f"the file name {name!a:.80} is longer than {MAX_FILE_NAME} characters or holds a control character"
-            )
+        if len(name) > MAX_FILE_NAME:
+            detail = f"the file name {name[:80]!a}... is longer than {MAX_FILE_NAME} characters"
             raise DatasetError("bad_file_name", detail, self.path)
         return name
 
@@ -79,3 +80,8 @@ def merged(parts: Sequence[Split]) -> Split:
     if len({image.id for image in whole.images}) < len(whole.images):
         whole.images = [image._replace(id=i) for i, image in enumerate(whole.images, start=1)]
     return whole
+
+
+def note_overhang(problems: Problems, overhang: float, where: str, xywh: Box, image: ImageRecord) -> None:
+    if overhang > CLIP_TOLERANCE:
+        problems.note("clipped_box", f"{where}: {describe(xywh, image)}")
