@@ -36,7 +36,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for module in (jobs, metrics, events, results, files, datasets, catalogue, workers, health):
         app.include_router(module.router)
-    app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.upload_bytes)
     described = app.openapi
     app.openapi = lambda: _as_problem_json(described())  # type: ignore[method-assign]
     return app

@@ -1,7 +1,8 @@
 """What a route may ask for. One request = one transaction, committed before the answer is sent."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -21,6 +22,8 @@ class Parts:
     database: Database
     artifacts: ArtifactStore
     doorbell: Doorbell
+    dataset_came: Event = field(default_factory=Event)
+    """Set when there is a dataset to look through, so that the thread for it need not wait for its next round."""
 
 
 def parts_of(request: Request) -> Parts:

@@ -14,6 +14,7 @@ MEDIA_TYPES = {
     ".safetensors": "application/octet-stream",
     ".pt": "application/octet-stream",
     ".json": "application/json",
+    ".jpg": "image/jpeg",
     ".png": "image/png",
 }
 

@@ -1,4 +1,4 @@
-"""What runs from the first request to the last: the database, the doorbell, the reaper."""
+"""What runs from the first request to the last: the database, the doorbell, the reaper, the indexer."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.deps import Parts
 from api.doorbell import Doorbell
+from api.indexing import Indexer
 from api.reaping import Reaper
 from store.artifacts import FolderArtifacts
 from store.db import Database
@@ -33,11 +34,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         doorbell=Doorbell(settings.broker_url),
     )
     app.state.parts = parts
-    reaper = Reaper(parts)
+    reaper, indexer = Reaper(parts), Indexer(parts)
     reaper.start()
+    indexer.start()
     try:
         yield
     finally:
+        await run_in_threadpool(indexer.stop)
         await run_in_threadpool(reaper.stop)
         parts.doorbell.close()
         parts.database.close()

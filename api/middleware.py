@@ -14,6 +14,7 @@ from api.problems import ProblemError, internal_problem, problem_response
 log = logging.getLogger("api")
 access_log = logging.getLogger("api.access")
 
+_UPLOAD = re.compile(r"/datasets/[^/]+/archive")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -28,11 +29,17 @@ _PAGES = ("/docs", "/redoc")
 
 
 class EdgeMiddleware:
-    """Pure ASGI, outermost, so that every answer passes it (streams included)."""
+    """Pure ASGI, outermost, so that every answer passes it (streams included).
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    Args:
+        max_body_bytes: largest body of a request.
+        max_upload_bytes: the same for an archive of a dataset, which its route writes to the disk as it comes.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,7 +47,7 @@ class EdgeMiddleware:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id, with_policy=not scope["path"].startswith(_PAGES))
+        answer = _Answer(send, request_id, scope)
         begun = time.perf_counter()
         try:
             await self._serve(scope, receive, answer)
@@ -60,12 +67,13 @@ class EdgeMiddleware:
             problem = ProblemError(404, "not_found", "nothing is at this path")
             await problem_response(answer.request_id, problem)(scope, receive, answer)
             return
+        limit = self.max_upload_bytes if _is_upload(scope) else self.max_body_bytes
         length = Headers(scope=scope).get("content-length", "0")
-        if length.isdecimal() and int(length) > self.max_body_bytes:
-            problem = ProblemError(413, "body_too_large", _too_large(self.max_body_bytes))
+        if length.isdecimal() and int(length) > limit:
+            problem = ProblemError(413, "body_too_large", _too_large(limit))
             await problem_response(answer.request_id, problem)(scope, receive, answer)
             return
-        await self.app(scope, _Limited(receive, self.max_body_bytes), answer)
+        await self.app(scope, _Limited(receive, limit), answer)
 
 
 class _Limited:
@@ -85,10 +93,11 @@ class _Limited:
 
 
 class _Answer:
-    def __init__(self, send: Send, request_id: str, *, with_policy: bool) -> None:
+    def __init__(self, send: Send, request_id: str, scope: Scope) -> None:
         self.send = send
         self.request_id = request_id
-        self.with_policy = with_policy
+        self.with_policy = not scope["path"].startswith(_PAGES)
+        self.is_upload = _is_upload(scope)
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -98,9 +107,15 @@ class _Answer:
             headers["X-Request-ID"] = self.request_id
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
+            if self.is_upload and message["status"] >= 400:
+                headers["Connection"] = "close"  # or the rest of an archive would be sent for nothing
             if self.with_policy:
                 headers.setdefault("Content-Security-Policy", _POLICY)
         await self.send(message)
+
+
+def _is_upload(scope: Scope) -> bool:
+    return scope["method"] == "PUT" and _UPLOAD.fullmatch(scope["path"]) is not None
 
 
 def _request_id(scope: Scope) -> str:

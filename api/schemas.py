@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tid_core.data.options import IndexOptions
 from tid_core.facts import SplitFacts
 
 Row = TypeVar("Row")
@@ -271,25 +272,57 @@ class Items(Out, Generic[Row]):
 
 
 class DatasetIn(BaseModel):
-    """Register a folder that the server (and its workers) can read."""
+    """Register a folder that the server (and its workers) can read, or a dataset whose archive is sent afterwards."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$", description="Unique; what jobs call the dataset.")
-    root: str = Field(
+    root: str | None = Field(
+        None,
         min_length=1,
         max_length=4096,
         pattern=r"^[^\x00]+$",
-        description="Folder with train.json, train/, val.json, val/, or COCO's own layout; under an allowed root.",
+        description="Absolute path of the folder, under an allowed root. Null: send an archive with "
+        "PUT /datasets/{id}/archive.",
     )
+    options: IndexOptions = Field(IndexOptions(), description="How the folder is to be read.")
+
+
+class DatasetOptions(Out):
+    """As registered."""
+
+    format: str
+    splits: dict[str, str] | None
+    val_fraction: float | None
+    val_seed: int
+
+
+class DatasetProgress(Out):
+    phase: Literal["uploading", "unpacking", "checking"]
+    done: int = Field(description="Bytes of the archive or, when checking, images.")
+    total: int | None
+
+
+class DatasetProblem(Out):
+    """A reason why the dataset is invalid."""
+
+    code: str
+    detail: str
 
 
 class Dataset(Out):
     id: str
     name: str
-    root: str
-    state: str
-    classes: list[str]
+    state: Literal["uploading", "validating", "ready", "invalid"]
+    source: Literal["folder", "archive"]
+    root: str | None = Field(description="Its folder on the server; null where it is not unpacked (yet).")
+    bytes: int | None = Field(description="Size of the archive.")
+    options: DatasetOptions
+    progress: DatasetProgress | None = Field(description="How far the present state is; null where nothing is done.")
+    report: list[DatasetProblem] = Field(description="Why it is invalid; empty in all other states.")
+    format: str | None = Field(description="coco, voc or yolo; null until it is ready, as all that follows.")
+    sha256: str | None = Field(description="Of its whole content: images, boxes, classes and splits.")
+    classes: list[str] = Field(description="In label order.")
     splits: dict[str, SplitFacts]
     created_at: datetime
 

@@ -19,7 +19,7 @@ from tid_core.preflight import TeacherFacts, check
 from tid_core.spec import FileWeights, JobSpec, JobWeights
 
 # Problems with the state of other things, not with the payload: 409.
-_STATE_CODES = frozenset({"job_not_found", "teacher_not_ready"})
+_STATE_CODES = frozenset({"job_not_found", "teacher_not_ready", "dataset_not_ready"})
 _MAX_NAMES = 20
 _Part = Literal["teacher", "student"]
 
@@ -66,6 +66,7 @@ def submit(spec: JobSpec, parts: Parts, *, idempotency_key: str | None) -> Submi
         review = _review(spec, parts, session=session)
         if review.errors or review.dataset is None:
             raise _refusal(review)
+        datasets.pin(review.dataset, session=session)
         warnings = [{"code": p.code, "field": p.field, "detail": p.detail} for p in review.problems]
         created = jobs.create(
             review.spec,
@@ -100,7 +101,7 @@ def _review(spec: JobSpec, parts: Parts, *, session: Session) -> _Review:
     if spec.teacher is not None and isinstance(spec.teacher.weights, JobWeights):
         review.teacher = _teacher_facts(spec.teacher.weights, review.dataset, session=session)
         _name_teacher(review)
-    facts = DatasetFacts.model_validate(review.dataset.facts) if review.dataset else None
+    facts = _usable_facts(review, review.dataset) if review.dataset else None
     found = check(review.spec, dataset=facts, teacher=review.teacher)
     review.problems += [SpecProblem.model_validate(problem) for problem in found]
     review.problems.sort(key=lambda problem: problem.severity)
@@ -117,6 +118,25 @@ def _find_dataset(review: _Review, *, session: Session) -> Dataset | None:
         )
         review.refuse("dataset_unknown", "/dataset", str(error), expected)
         return None
+
+
+def _usable_facts(review: _Review, dataset: Dataset) -> DatasetFacts | None:
+    """What is known of the dataset; None, and a problem of the job, while it cannot be trained on."""
+    if dataset.state == "ready":
+        return DatasetFacts.model_validate(dataset.facts)
+    name = dataset.name
+    if dataset.state == "invalid":
+        for reason in dataset.report:
+            detail = f"the dataset {name} is invalid: {reason['code']}: {reason['detail']}"
+            review.refuse(
+                "dataset_invalid", "/dataset", detail, "a dataset that is ready; repair it, register it again"
+            )
+        return None
+    doing = dataset.progress or {}
+    how_far = f" ({doing['phase']}: {doing['done']:,} of {doing['total'] or 'all'})" if doing else ""
+    detail = f"the dataset {name} is {dataset.state}{how_far}"
+    review.refuse("dataset_not_ready", "/dataset", detail, f"a dataset that is ready; GET /datasets/{name} says when")
+    return None
 
 
 def _check_weights(review: _Review, part: _Part, parts: Parts, *, session: Session) -> None:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from api.schemas import Job, JobSummary, JobWarning, Progress
+from api.schemas import Dataset, Job, JobSummary, JobWarning, Progress
 from store import models
+from tid_core.data.options import IndexOptions
 
 
 def job_summary(row: models.Job) -> JobSummary:
@@ -31,6 +32,12 @@ def progress_of(row: models.Job) -> Progress:
         images_per_second=told.get("images_per_second"),
         eta_seconds=row.eta_seconds,
     )
+
+
+def dataset_full(row: models.Dataset) -> Dataset:
+    same = {name: getattr(row, name) for name in Dataset.model_fields if hasattr(row, name)}
+    options = IndexOptions.model_validate(row.options).model_dump()
+    return Dataset.model_validate({**same, "options": options, "splits": row.facts["splits"] if row.facts else {}})
 
 
 def _summary(row: models.Job) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def databases(folder: Path) -> Iterator[dict[str, str]]:
 def running_job(database: Database) -> Claim:
     spec = JobSpec.model_validate({"student": {"detector": "fcos_resnet18_small"}, "dataset": "d"})
     with database.write() as session:
-        dataset = Dataset(name="d", root="/d", facts={}, classes=[])
+        dataset = Dataset(name="d", source="folder", state="ready", root="/d", facts={}, classes=[], index_prefix="d")
         session.add(dataset)
         session.flush()
         job = jobs.create(spec, dataset_id=dataset.id, session=session).job

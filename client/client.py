@@ -13,25 +13,26 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel
 
 from api import schemas
 from client import sse
+from client.datasets import OnProgress, upload, wait_until_ready
 from client.download import OnBytes, fetch
 from client.errors import ApiError, NoSuchJob, ServerUnreachable
 from client.transport import Transport, unreachable
+from tid_core.data.options import IndexOptions, OurSplit
 from tid_core.spec import JobSpec
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 PAGE = 100
+Format = Literal["auto", "coco", "voc", "yolo"]
 Answer = TypeVar("Answer", bound=BaseModel)
 SILENCE = 60.0
 """Seconds without a byte, heartbeats included, after which a stream of events counts as lost."""
-SCAN = 3600.0
-"""Seconds that the server may take to look through a dataset: images by the hundred thousand, from a slow disk."""
 LOST_STREAMS = 5
 """Streams lost in a row, without an event between, before it gives up."""
 Event = schemas.StateEvent | schemas.Progress | schemas.MetricsEvent | schemas.EndEvent
@@ -222,11 +223,63 @@ class Client:
     def datasets(self) -> list[schemas.Dataset]:
         return list(self._pages("/datasets", schemas.Dataset, {}, None))
 
-    def add_dataset(self, name: str, root: Path | str) -> schemas.Dataset:
-        """Register a folder that the server can read; it looks at every image before it answers."""
-        body = {"name": name, "root": str(root)}
-        response = self._transport.request("POST", "/datasets", json=body, repeatable=False, timeout=SCAN)
-        return schemas.Dataset.model_validate_json(response.content)
+    def dataset(self, name_or_id: str) -> schemas.Dataset:
+        return self._get(f"/datasets/{name_or_id}", schemas.Dataset)
+
+    def add_dataset(
+        self,
+        name: str,
+        folder: Path | str | None = None,
+        archive: Path | str | None = None,
+        *,
+        format: Format = "auto",  # noqa: A002
+        splits: dict[OurSplit, str] | None = None,
+        val_fraction: float | None = None,
+        val_seed: int = 0,
+        wait: bool = True,
+        on_bytes: OnBytes | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> schemas.Dataset:
+        """Register `folder`, which the server can read, or `archive`, a local file that is sent to it.
+
+        Sending the same name again continues with a dataset whose archive did not arrive.
+
+        Args:
+            format: coco, voc or yolo; auto = told by the files.
+            splits: our split to the dataset's own, several joined by `+`; None = found by the layout.
+            val_fraction: part of `train` that becomes `val`, drawn with `val_seed`.
+            wait: until it is ready; else it may still be `validating`.
+            on_bytes: told how much of the archive is sent. on_progress: told how far the server is.
+
+        Raises:
+            DatasetInvalid: it cannot be used. UploadError: the archive cannot be read or sent.
+        """
+        options = IndexOptions(format=format, splits=splits, val_fraction=val_fraction, val_seed=val_seed)
+        if (folder is None) == (archive is None):
+            raise ValueError("give either a folder of the server or an archive")
+        if archive is None:
+            body = {"name": name, "root": str(folder), "options": options.model_dump(mode="json")}
+            response = self._transport.request("POST", "/datasets", json=body, repeatable=False)
+            dataset = schemas.Dataset.model_validate_json(response.content)
+        else:
+            dataset = upload(self._transport, name, Path(archive), options, on_bytes)
+        return self.wait_for_dataset(dataset.id, on_progress=on_progress) if wait else dataset
+
+    def wait_for_dataset(self, name_or_id: str, *, on_progress: OnProgress | None = None) -> schemas.Dataset:
+        """Until the server has looked through a dataset.
+
+        Raises:
+            DatasetInvalid: it cannot be used.
+        """
+        return wait_until_ready(self._transport, name_or_id, on_progress)
+
+    def delete_dataset(self, name_or_id: str) -> None:
+        """Forget a dataset that no job names, with what was uploaded for it."""
+        self._transport.request("DELETE", f"/datasets/{name_or_id}", repeatable=False)
+
+    def dataset_sample(self, name_or_id: str) -> bytes:
+        """A JPEG with some of the training images and their boxes."""
+        return self._transport.request("GET", f"/datasets/{name_or_id}/sample").content
 
     def detectors(self) -> list[schemas.DetectorOut]:
         return self._items("/detectors", schemas.DetectorOut)

@@ -50,3 +50,15 @@ class DownloadError(ClientError):
 
 class NoSuchJob(ClientError):
     """A job argument that fits no job, or more than one."""
+
+
+class DatasetInvalid(ClientError):
+    """The server looked through a dataset and cannot use it; `report` has its reasons."""
+
+    def __init__(self, name: str, report: list[tuple[str, str]]) -> None:
+        self.report = report
+        reasons = "\n".join(f"  - {code}: {detail}" for code, detail in report)
+        super().__init__(
+            f"the dataset {name} is invalid:\n{reasons}\n"
+            f"It stays with this report until it is deleted: `tid datasets delete {name}`, then add it again."
+        )

@@ -1,7 +1,7 @@
 """HTTP with patience: requests that may be repeated are repeated, and every failure becomes a `ClientError`."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,6 +84,18 @@ class Transport:
                 response.read()
                 checked(response)
             yield response
+
+    def put(
+        self, path: str, body: Iterable[bytes], *, num_bytes: int, headers: Mapping[str, str], answer_within: float
+    ) -> httpx.Response:
+        """One PUT whose body is sent bit by bit; not repeated. Its failures are httpx's own.
+
+        Raises:
+            ApiError: the answer is a problem. httpx.TransportError: no answer.
+        """
+        sent = {"Content-Type": "application/octet-stream", "Content-Length": str(num_bytes), **headers}
+        wait = httpx.Timeout(self.http.timeout.connect, read=answer_within, write=answer_within)
+        return checked(self.http.put(path, content=body, headers=sent, timeout=wait))
 
     def pause(self, attempt: int, asked: str | None = None) -> None:
         """Sleep before trying again; a server's Retry-After in seconds wins."""

@@ -3,14 +3,14 @@
 import secrets
 from typing import Final
 
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from store import metrics
 from store.db import db_now
 from store.endings import let_go, try_again
 from store.fencing import Claim, guard, move
-from store.models import Attempt, Job, Json
+from store.models import Attempt, Dataset, Job, Json
 from store.states import WITHOUT_WORKER, Outcome, State
 from store.text import storable
 
@@ -25,10 +25,12 @@ def claim(job_id: str, worker_id: str, *, lease_seconds: float, session: Session
     """Become the owner of a queued job, by compare-and-set: of many that try, one gets it.
 
     Returns:
-        The proof of ownership, or None where the job is not queued (any more) or does not exist.
+        The proof of ownership, or None where the job is not queued (any more), does not exist, or has to wait until
+        its dataset was looked through (anew, after an update of the service).
     """
     token = secrets.token_hex(16)
-    statement = update(Job).where(Job.id == job_id, Job.state == State.QUEUED)
+    looked_through = select(Dataset.id).where(Dataset.state.in_(("ready", "invalid")))
+    statement = update(Job).where(Job.id == job_id, Job.state == State.QUEUED, Job.dataset_id.in_(looked_through))
     attempt = session.scalar(
         statement.values(
             state=State.STARTING,

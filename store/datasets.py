@@ -1,15 +1,37 @@
-"""Datasets: folders under allowed roots, with the facts that were read from them."""
+"""Datasets: a folder of the server or an uploaded archive, looked through once, and unchanged from then on.
 
+`uploading` -> `validating` -> `ready` | `invalid`. Of many processes that could receive or index a dataset, one holds
+it: by the lease `dataset:<id>`, whose token every write names.
+"""
+
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final, NamedTuple
 
-from sqlalchemy import or_, select
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from store.errors import NameTaken, NotFound, OutsideRoots
+from store import leases
+from store.db import db_now
+from store.errors import DatasetInUse, HoldLost, NameTaken, NotFound, NotUploading, OutsideRoots, UploadInProgress
 from store.jobs import Cursor
-from store.models import Dataset, DatasetState, Json
+from store.models import Dataset, DatasetState, Job, Json, Lease
+
+_JOBS_NAMED: Final = 5
+
+
+class Hold(NamedTuple):
+    """The right to work on a dataset, while its lease is renewed."""
+
+    dataset_id: str
+    token: str
+
+    @property
+    def lease(self) -> str:
+        return _lease(self.dataset_id)
 
 
 def allowed_path(path: Path, roots: Sequence[Path]) -> Path:
@@ -27,22 +49,18 @@ def allowed_path(path: Path, roots: Sequence[Path]) -> Path:
     return real
 
 
-def register(
-    *,
-    name: str,
-    root: Path,
-    facts: Json,
-    classes: list[str],
-    roots: Sequence[Path],
-    state: DatasetState = "ready",
-    session: Session,
-) -> Dataset:
-    """Raises:
-    OutsideRoots: the folder is not under an allowed root.
-    NameTaken: another dataset has this name.
+def register(*, name: str, root: Path | None, options: Json, roots: Sequence[Path], session: Session) -> Dataset:
+    """A folder, to be validated, or (without `root`) a dataset whose archive is to come.
+
+    Raises:
+        OutsideRoots: the folder is not under an allowed root.
+        NameTaken: another dataset has this name.
     """
-    real = allowed_path(root, roots)
-    dataset = Dataset(name=name, root=str(real), facts=facts, classes=classes, state=state)
+    if root is None:
+        dataset = Dataset(name=name, source="archive", options=options, state="uploading")
+    else:
+        real = str(allowed_path(root, roots))
+        dataset = Dataset(name=name, source="folder", root=real, options=options, state="validating")
     try:
         with session.begin_nested():
             session.add(dataset)
@@ -72,3 +90,154 @@ def page(*, session: Session, limit: int = 50, after: Cursor | None = None) -> l
     if after is not None:
         statement = statement.where(after.older(Dataset.created_at, Dataset.id))
     return list(session.scalars(statement))
+
+
+def pin(dataset: Dataset, *, session: Session) -> None:
+    """Keep a dataset from being deleted before this transaction ends.
+
+    Raises:
+        NotFound: it was deleted already.
+    """
+    there = select(Dataset.id).where(Dataset.id == dataset.id).with_for_update(read=True, key_share=True)
+    if session.scalar(there) is None:
+        raise NotFound("dataset", dataset.name)
+
+
+def waiting(*, session: Session) -> list[str]:
+    """Ids of the datasets that are to be validated, in the order in which they came."""
+    statement = select(Dataset.id).where(Dataset.state == "validating").order_by(Dataset.created_at, Dataset.id)
+    return list(session.scalars(statement))
+
+
+def hold(dataset_id: str, state: DatasetState, *, seconds: float, session: Session) -> Hold | None:
+    """Become the one who works on a dataset in this state.
+
+    Returns:
+        None where another process does, or the dataset is not (or no longer) in this state.
+    """
+    taken = Hold(dataset_id, secrets.token_hex(16))
+    if not leases.acquire(taken.lease, taken.token, seconds=seconds, session=session):
+        return None
+    if session.scalar(select(Dataset.state).where(Dataset.id == dataset_id)) != state:
+        let_go(taken, session=session)
+        return None
+    return taken
+
+
+def hold_for_upload(name_or_id: str, *, seconds: float, session: Session) -> Hold:
+    """Become the one who receives the archive.
+
+    Raises:
+        NotFound: there is no such dataset.
+        NotUploading: it takes no archive.
+        UploadInProgress: another request is sending one.
+    """
+    row = get(name_or_id, session=session)
+    if row.state != "uploading":
+        raise NotUploading(row.name, row.state)
+    taken = hold(row.id, "uploading", seconds=seconds, session=session)
+    if taken is None:
+        raise UploadInProgress(row.name)
+    return taken
+
+
+def keep(taken: Hold, progress: Json | None, *, seconds: float, session: Session) -> None:
+    """Extend the lease, and say how far the work is.
+
+    Raises:
+        HoldLost: the dataset is gone, or another process works on it.
+    """
+    row = _held(taken, session=session)
+    row.progress = progress
+    leases.acquire(taken.lease, taken.token, seconds=seconds, session=session)
+
+
+def let_go(taken: Hold, *, session: Session) -> None:
+    """Give the dataset up, so that another process need not wait for the end of the lease."""
+    leases.release(taken.lease, taken.token, session=session)
+
+
+def forget_progress(dataset_id: str, *, session: Session) -> None:
+    """An upload that failed left nothing behind."""
+    gone = update(Dataset).where(Dataset.id == dataset_id, Dataset.state == "uploading")
+    session.execute(gone.values(progress=None))
+
+
+def held_ids(*, session: Session) -> set[str]:
+    """Ids of the datasets that some process works on now."""
+    names = session.scalars(select(Lease.name).where(Lease.name.startswith(_lease("")), Lease.expires_at > db_now()))
+    return {name.removeprefix(_lease("")) for name in names}
+
+
+def finish_upload(taken: Hold, *, num_bytes: int, session: Session) -> Dataset:
+    """The archive is here: it is to be validated, by whoever takes it.
+
+    Raises:
+        HoldLost: as in `keep`.
+    """
+    row = _held(taken, session=session)
+    row.state, row.bytes, row.progress = "validating", num_bytes, None
+    let_go(taken, session=session)
+    session.flush()
+    return row
+
+
+def finish_ready(
+    taken: Hold, *, root: Path, facts: Json, classes: list[str], index_prefix: str, session: Session
+) -> None:
+    """The index is stored, and jobs may use the dataset. `facts` also holds its `format` and `sha256`.
+
+    Raises:
+        HoldLost: as in `keep`.
+    """
+    row = _held(taken, session=session)
+    row.state, row.progress, row.report, row.root = "ready", None, [], str(root)
+    row.facts, row.classes, row.index_prefix = facts, classes, index_prefix
+    row.format, row.sha256 = facts.get("format"), facts.get("sha256")
+    let_go(taken, session=session)
+
+
+def finish_invalid(taken: Hold, report: list[Json], *, session: Session) -> None:
+    """The dataset cannot be used; `report` has {code, detail} for each reason.
+
+    Raises:
+        HoldLost: as in `keep`.
+    """
+    row = _held(taken, session=session)
+    row.state, row.progress, row.report = "invalid", None, report
+    if row.source == "archive":
+        row.root = None  # what was unpacked goes
+    let_go(taken, session=session)
+
+
+def delete(name_or_id: str, *, session: Session) -> Dataset:
+    """Forget a dataset; its files are the caller's. Whoever works on it loses its hold.
+
+    Raises:
+        NotFound: there is no such dataset.
+        DatasetInUse: jobs name it.
+    """
+    row = get(name_or_id, session=session)
+    named = select(Job.id).where(Job.dataset_id == row.id).order_by(Job.created_at.desc()).limit(_JOBS_NAMED)
+    if job_ids := list(session.scalars(named)):
+        raise DatasetInUse(row.name, job_ids)
+    try:
+        with session.begin_nested():
+            session.execute(sql_delete(Dataset).where(Dataset.id == row.id))
+    except IntegrityError:  # a job came in between
+        raise DatasetInUse(row.name, list(session.scalars(named))) from None
+    session.execute(sql_delete(Lease).where(Lease.name == _lease(row.id)))
+    return row
+
+
+def _held(taken: Hold, *, session: Session) -> Dataset:
+    """The row, locked, if the hold is still good."""
+    own = update(Lease).where(Lease.name == taken.lease, Lease.token == taken.token).values(token=taken.token)
+    row = session.get(Dataset, taken.dataset_id, with_for_update=True, populate_existing=True)
+    if row is None or session.scalar(own.returning(Lease.name)) is None:
+        raise HoldLost(taken.dataset_id)
+    return row
+
+
+def _lease(dataset_id: str) -> str:
+    return f"dataset:{dataset_id}"

@@ -62,3 +62,38 @@ class OutsideRoots(StoreError):
         super().__init__(f"{where} is not under an allowed root (TID_DATA_ROOTS: {allowed})")
         self.path = path
         self.roots = roots
+
+
+class DatasetInUse(StoreError):
+    code = "dataset_in_use"
+
+    def __init__(self, name: str, job_ids: list[str]) -> None:
+        listed = ", ".join(job_ids)
+        super().__init__(f"the dataset {name!r} is part of the record of jobs ({listed}) and stays with them")
+        self.job_ids = job_ids
+
+
+class NotUploading(StoreError):
+    """An archive for a dataset that takes none (any more)."""
+
+    code = "dataset_not_uploading"
+
+    def __init__(self, name: str, state: str) -> None:
+        super().__init__(f"the dataset {name!r} is {state}; only one that is `uploading` takes an archive")
+        self.state = state
+
+
+class UploadInProgress(StoreError):
+    code = "upload_in_progress"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the archive of dataset {name!r} is being sent by another request; try again when it ended")
+
+
+class HoldLost(StoreError):
+    """The dataset was deleted, or another process works on it: stop and write nothing more."""
+
+    code = "hold_lost"
+
+    def __init__(self, dataset_id: str) -> None:
+        super().__init__(f"this process no longer works on dataset {dataset_id}")

@@ -24,7 +24,8 @@ from store.ids import ID_LENGTH, new_id
 from store.states import Outcome, State
 
 Json = dict[str, Any]
-DatasetState = Literal["ready", "invalid"]
+DatasetState = Literal["uploading", "validating", "ready", "invalid"]
+DatasetSource = Literal["folder", "archive"]
 # none_as_null: a missing value is NULL, not the JSON text "null".
 _json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
@@ -75,15 +76,31 @@ def _link(target: str) -> Mapped[str | None]:
 
 
 class Dataset(Base):
+    """Data to train on. Once it is ready nothing about it changes; until then root, facts and index are unknown."""
+
     __tablename__ = "datasets"
-    __table_args__ = (CheckConstraint("state IN ('ready', 'invalid')", name="state"),)
+    __table_args__ = (
+        CheckConstraint("state IN ('uploading', 'validating', 'ready', 'invalid')", name="state"),
+        CheckConstraint("source IN ('folder', 'archive')", name="source"),
+        CheckConstraint(
+            "state <> 'ready' OR (root IS NOT NULL AND facts IS NOT NULL AND index_prefix IS NOT NULL)", name="ready"
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
-    root: Mapped[str]
-    facts: Mapped[Json]
-    classes: Mapped[list[str]]
-    state: Mapped[DatasetState] = mapped_column(String(16), default="ready")
+    source: Mapped[DatasetSource] = mapped_column(String(16))
+    root: Mapped[str | None]
+    options: Mapped[Json] = mapped_column(default=dict)
+    state: Mapped[DatasetState] = mapped_column(String(16))
+    progress: Mapped[Json | None]  # phase, done, total
+    report: Mapped[list[Json]] = mapped_column(default=list)  # code, detail; why it is invalid
+    facts: Mapped[Json | None]
+    classes: Mapped[list[str]] = mapped_column(default=list)
+    format: Mapped[str | None] = mapped_column(String(16))
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    bytes: Mapped[int | None] = mapped_column(BigInteger)  # of the archive
+    index_prefix: Mapped[str | None]  # key of the folder of train.json, val.json, ... among the artifacts
     created_at: Mapped[datetime] = mapped_column(default=db_now())
 
 

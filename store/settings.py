@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     artifacts: Path = Field(
         Path(), description="Folder of checkpoints, maps and resume states; empty = artifacts under home."
     )
+    uploads: Path = Field(
+        Path(),
+        description="Folder of uploaded datasets, which the workers read too; for this service alone. "
+        "Empty = uploads under home.",
+    )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 = any free one.")
 
@@ -58,6 +63,8 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: Bytes = Field(1 << 20, description="Largest request body that is read.")
+    upload_bytes: Bytes = Field(50 << 30, description="Largest archive of a dataset that may be uploaded.")
+    unpacked_bytes: Bytes = Field(200 << 30, description="Largest content of such an archive.")
     log_bytes: Bytes = Field(16 << 20, description="Newest bytes of log that are kept per job.")
 
     @field_validator("data_roots", mode="before")
@@ -65,7 +72,7 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
-    @field_validator("home", "artifacts", mode="after")
+    @field_validator("home", "artifacts", "uploads", mode="after")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
@@ -87,6 +94,7 @@ class Settings(BaseSettings):
         home = Path(data.get("home") or cls.model_fields["home"].default).expanduser().absolute()
         places = {
             "artifacts": home / "artifacts",
+            "uploads": home / "uploads",
             "data_roots": (home / "data",),
             "database_url": f"sqlite:///{home}/tid.db",
         }

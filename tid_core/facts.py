@@ -54,7 +54,7 @@ class SplitFacts(_Facts):
     empty_images: int = Field(description="Images without such a box.")
     per_class: dict[str, int] = Field(description="Such boxes of each class, in class order.")
     box_side: SizeRange | None = Field(description="Square root of width times height; null without boxes.")
-    box_side_histogram: list[HistogramBin] = Field([], description="Such boxes by side, in doublings of it.")
+    box_side_histogram: list[HistogramBin] = Field(description="Such boxes by side, in doublings of it.")
     image_short_side: SizeRange
     image_long_side: SizeRange
     images_checked: Literal["present", "decoded"] = Field(

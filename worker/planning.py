@@ -11,10 +11,9 @@ from store.db import Database
 from store.errors import NotFound, TeacherNotReady
 from store.fencing import Claim
 from store.models import Dataset, Job
-from tid_core.data.problems import DatasetError
+from tid_core.data.index import index_splits
 from tid_core.events import TrainingFailure
-from tid_core.facts import find_splits
-from tid_core.plan import RunPlan, TeacherPlan
+from tid_core.plan import RunPlan, SplitPaths, TeacherPlan
 from tid_core.spec import FileWeights, JobSpec, JobWeights
 from worker.settings import WorkerSettings
 from worker.uploads import Storage
@@ -51,10 +50,7 @@ def prepare(claim: Claim, database: Database, settings: WorkerSettings, storage:
         records = _read(claim, session)
     _clear(scratch)
     spec = with_threads(records.spec, settings.threads)
-    try:
-        splits = find_splits(Path(records.dataset.root))
-    except DatasetError as error:
-        raise TrainingFailure("dataset_invalid", str(error)) from error
+    splits = _splits(records.dataset, storage)
     return RunPlan(
         spec=spec,
         train=splits["train"],
@@ -94,6 +90,22 @@ def _read(claim: Claim, session: Session) -> _Records:
         resume_keys=resume_states.keys(job.id, session=session),
         provenance=provenance,
     )
+
+
+def _splits(dataset: Dataset, storage: Storage) -> dict[str, SplitPaths]:
+    """The dataset's images where they lie, and its annotations as they were when it was looked through."""
+    if dataset.state != "ready" or dataset.root is None or dataset.index_prefix is None:
+        why = "; ".join(f"{reason['code']}: {reason['detail']}" for reason in dataset.report) or "it was not looked at"
+        raise TrainingFailure("dataset_invalid", f"the dataset {dataset.name} is {dataset.state}: {why}")
+    root = Path(dataset.root)
+    if not root.is_dir():
+        detail = f"{root}, the folder of dataset {dataset.name}, does not exist on this worker: it was moved or deleted"
+        raise TrainingFailure("dataset_invalid", detail)
+    index = storage.path(dataset.index_prefix)
+    splits = index_splits(root, index)
+    if not {"train", "val"} <= splits.keys():
+        raise TrainingFailure("dataset_invalid", f"the index of dataset {dataset.name} is gone from {index}")
+    return splits
 
 
 def _job_checkpoint(weights: JobWeights, session: Session) -> _JobCheckpoint:

@@ -1,47 +1,69 @@
-"""Datasets: folders that the server can read, scanned when they are registered."""
+"""Datasets: folders that the server can read, or archives that are sent to it; looked through once, then unchanged."""
 
+import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
-from pydantic import ValidationError
+from fastapi import APIRouter, Query, Request, Response
 
 from api import paging
-from api.deps import PartsDep, ReadSession
+from api.deps import Parts, PartsDep, ReadSession
+from api.downloads import file_answer
 from api.problems import ProblemError, of_store
+from api.receiving import receive
 from api.schemas import Dataset, DatasetIn, FieldProblem, Page
-from store import datasets, models
+from api.upload_folder import index_key, place_of
+from api.views import dataset_full
+from store import datasets
 from store.errors import OutsideRoots
 from store.jobs import Cursor
-from tid_core.data.problems import UNUSABLE_IMAGES
-from tid_core.facts import DatasetError, DatasetFacts, find_splits, read_facts
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+_ARCHIVE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "A .zip, .tar, .tar.gz or .tar.zst file, told by its content.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    "parameters": [
+        {
+            "name": "Content-Digest",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": "RFC 9530: `sha-256=:<base64>:`; an archive with another digest is not taken.",
+        }
+    ],
+}
+_PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {}}, "description": "The picture."},
+    304: {"description": "`If-None-Match` names the picture as it is."},
+}
 
 
 @router.post("", name="create", status_code=201)
 def create(body: DatasetIn, parts: PartsDep, response: Response) -> Dataset:
-    """Register a folder and scan it: annotation files, boxes, and every image.
+    """Register a folder, which is then looked through (`validating`), or (without `root`) a dataset whose archive is
+    to be sent with PUT /datasets/{id}/archive (`uploading`).
 
-    Boxes that cannot be used are told in the answer and left out of training; a dataset that cannot be trained on at
-    all is refused with what is wrong.
+    GET it until it is `ready` or `invalid`; the report of an invalid one says why. It stays, with its name, until it
+    is deleted.
     """
-    roots = parts.settings.data_roots
-    real = _allowed(Path(body.root), roots)
-    facts = _usable_facts(real, body.name, roots)
+    real = _folder(body.root, parts.settings.data_roots)
     with parts.database.write() as session:
         row = datasets.register(
             name=body.name,
             root=real,
-            facts=facts.model_dump(mode="json"),
-            classes=facts.classes,
-            roots=roots,
+            options=body.options.model_dump(mode="json"),
+            roots=parts.settings.data_roots,
             session=session,
         )
         session.refresh(row)
-        dataset = _view(row)
-    response.headers["Location"] = f"/datasets/{dataset.id}"
-    return dataset
+    if real is not None:
+        parts.dataset_came.set()
+    response.headers["Location"] = f"/datasets/{row.id}"
+    return dataset_full(row)
 
 
 @router.get("", name="list")
@@ -54,57 +76,71 @@ def list_datasets(
     rows = datasets.page(session=session, limit=limit + 1, after=paging.decode(cursor) if cursor else None)
     shown, has_more = rows[:limit], len(rows) > limit
     following = paging.encode(Cursor(shown[-1].created_at, shown[-1].id)) if has_more else None
-    return Page(data=[_view(row) for row in shown], has_more=has_more, next_cursor=following)
+    return Page(data=[dataset_full(row) for row in shown], has_more=has_more, next_cursor=following)
 
 
 @router.get("/{name_or_id}", name="get")
 def get(name_or_id: str, session: ReadSession) -> Dataset:
-    """A dataset by its name or id, with what the scan found."""
-    return _view(datasets.get(name_or_id, session=session))
+    """A dataset by its name or id: how far it is, and what was found in it."""
+    return dataset_full(datasets.get(name_or_id, session=session))
 
 
-def _allowed(path: Path, roots: tuple[Path, ...]) -> Path:
-    try:
-        return datasets.allowed_path(path, roots)
-    except OutsideRoots as error:
-        refusal = of_store(error)
-        allowed = ", ".join(str(allowed) for allowed in roots)
-        problem = FieldProblem(
-            code=refusal.code, field="/root", detail=refusal.detail, expected=f"an absolute path under {allowed}"
-        )
-        raise ProblemError(422, refusal.code, refusal.detail, errors=[problem]) from error
+@router.put("/{name_or_id}/archive", name="archive", openapi_extra=_ARCHIVE)
+async def put_archive(name_or_id: str, request: Request, parts: PartsDep) -> Dataset:
+    """Send the archive of a dataset that is `uploading`, as the body; it is then `validating`.
 
-
-def _usable_facts(root: Path, name: str, roots: tuple[Path, ...]) -> DatasetFacts:
-    """Raises:
-    ProblemError: 422 with everything that stands in the way of training.
+    A request that breaks off leaves nothing, and the archive can be sent again. One request at a time can send it.
     """
+    return dataset_full(await receive(request, name_or_id, parts))
+
+
+@router.head("/{name_or_id}/sample", name="sample-head", responses=_PICTURE, response_class=Response)
+@router.get("/{name_or_id}/sample", name="sample", responses=_PICTURE, response_class=Response)
+def sample(name_or_id: str, request: Request, parts: PartsDep, session: ReadSession) -> Response:
+    """Some training images with their boxes and classes (JPEG)."""
+    row = datasets.get(name_or_id, session=session)
+    if row.index_prefix is None:
+        detail = f"the dataset {row.name!r} is {row.state}; it has a sample once it is ready"
+        raise ProblemError(409, "dataset_not_ready", detail)
+    path = parts.artifacts.path(f"{row.index_prefix}/sample.jpg")
     try:
-        for split in find_splits(root).values():  # a link inside the folder may lead out of the roots
-            _allowed(split.annotations, roots)
-            _allowed(split.images, roots)
-        facts = read_facts(root, name, check_images=True)
-    except (DatasetError, OSError, ValidationError) as error:
-        code = error.code if isinstance(error, DatasetError) else "dataset_unreadable"
-        problem = FieldProblem(code=code, field="/root", detail=str(error), expected="")
-        raise ProblemError(422, code, str(error), errors=[problem]) from error
-    problems = [
-        FieldProblem(
-            code=problem.code,
-            field="/root",
-            detail=f"{split}: {problem}",
-            expected="images that are present, whole and of the stated size",
-        )
-        for split, found in facts.splits.items()
-        for problem in found.problems
-        if problem.code in UNUSABLE_IMAGES
-    ]
-    if problems:
-        detail = f"the dataset in {root} cannot be trained on: {problems[0].detail}"
-        raise ProblemError(422, "dataset_invalid", detail, errors=problems)
-    return facts
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ProblemError(404, "file_gone", "the picture is gone from the store") from error
+    return file_answer(request, path, sha256=digest, filename=f"{row.name}.jpg", disposition="inline")
 
 
-def _view(row: models.Dataset) -> Dataset:
-    same = {name: getattr(row, name) for name in Dataset.model_fields if hasattr(row, name)}
-    return Dataset.model_validate({**same, "splits": row.facts["splits"]})
+@router.delete("/{name_or_id}", name="delete", status_code=204)
+def delete(name_or_id: str, parts: PartsDep) -> None:
+    """Forget a dataset that no job names: its index, and what was uploaded. A folder of the server stays as it is."""
+    with parts.database.write() as session:
+        row = datasets.delete(name_or_id, session=session)
+    _delete_files(row.id, parts)
+
+
+def _delete_files(dataset_id: str, parts: Parts) -> None:
+    place_of(dataset_id, parts.settings).clear()
+    parts.artifacts.delete(index_key(dataset_id))
+
+
+def _folder(root: str | None, roots: tuple[Path, ...]) -> Path | None:
+    """The real folder.
+
+    Raises:
+        ProblemError: 422 where there is none, or it lies elsewhere.
+    """
+    if root is None:
+        return None
+    try:
+        real = datasets.allowed_path(Path(root), roots)
+    except OutsideRoots as error:
+        allowed = ", ".join(str(allowed) for allowed in roots)
+        raise _refusal(of_store(error).code, str(error), f"an absolute path under {allowed}") from error
+    if not real.is_dir():
+        raise _refusal("dataset_not_found", f"{root}: there is no such folder", "a folder of the server")
+    return real
+
+
+def _refusal(code: str, detail: str, expected: str) -> ProblemError:
+    problem = FieldProblem(code=code, field="/root", detail=detail, expected=expected)
+    return ProblemError(422, code, detail, errors=[problem])

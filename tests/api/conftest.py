@@ -18,10 +18,12 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.app import create_app
-from store import claims
+from store import claims, datasets
+from store.artifacts import FolderArtifacts
 from store.db import Database
 from store.fencing import Claim
 from store.settings import Settings
+from tid_core.data.index import build_index
 
 DEAD_BROKER = "redis://127.0.0.1:1/0"
 
@@ -93,13 +95,44 @@ def database(client: TestClient) -> Database:
     return database
 
 
+@pytest.fixture(scope="session")
+def looked_through(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A dataset and its index: to look through it takes longer than most tests here."""
+    root = write_dataset(tmp_path_factory.mktemp("data") / "pets")
+    index = tmp_path_factory.mktemp("index")
+    build_index(root, index, name="pets")
+    return root, index
+
+
 @pytest.fixture
-def pets(client: TestClient, settings: Settings) -> str:
-    """The name of a registered dataset."""
-    write_dataset(settings.data_roots[0] / "pets")
-    response = client.post("/datasets", json={"name": "pets", "root": str(settings.data_roots[0] / "pets")})
-    assert response.status_code == 201, response.text
+def pets(database: Database, settings: Settings, looked_through: tuple[Path, Path]) -> str:
+    """The name of a dataset that is ready."""
+    root, index = looked_through
+    facts = json.loads((index / "facts.json").read_text())
+    for file in index.iterdir():
+        FolderArtifacts(settings.artifacts).put(f"datasets/pets/{file.name}", file)
+    with database.write() as session:
+        row = datasets.register(name="pets", root=root, options={}, roots=[root], session=session)
+        hold = datasets.hold(row.id, "validating", seconds=60, session=session)
+        assert hold is not None
+        datasets.finish_ready(
+            hold, root=root, facts=facts, classes=facts["classes"], index_prefix="datasets/pets", session=session
+        )
     return "pets"
+
+
+@pytest.fixture
+def settled() -> Callable[..., dict[str, Any]]:
+    """A dataset once the server has looked through it."""
+
+    def settled(client: httpx.Client, name: str) -> dict[str, Any]:
+        while True:
+            dataset: dict[str, Any] = client.get(f"/datasets/{name}").json()
+            if dataset["state"] != "validating":
+                return dataset
+            time.sleep(0.02)
+
+    return settled
 
 
 @pytest.fixture

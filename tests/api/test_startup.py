@@ -61,7 +61,12 @@ def test_ready_says_which_dependency_is_down(client: TestClient) -> None:
 
 
 def test_a_job_is_announced_to_the_broker_and_again_by_the_reaper(
-    broker: str, sqlite_url: str, tmp_path: Path, make_dataset: Callable[..., Path], spec: Spec
+    broker: str,
+    sqlite_url: str,
+    tmp_path: Path,
+    make_dataset: Callable[..., Path],
+    spec: Spec,
+    settled: Callable[..., dict[str, Any]],
 ) -> None:
     root = make_dataset(tmp_path / "data" / "pets", images=2)
     settings = Settings(home=tmp_path, database_url=sqlite_url, broker_url=broker, reaper_seconds=0.1, ring_seconds=0.2)
@@ -69,6 +74,7 @@ def test_a_job_is_announced_to_the_broker_and_again_by_the_reaper(
     with TestClient(create_app(settings)) as client:
         assert client.get("/readyz").status_code == 200
         assert client.post("/datasets", json={"name": "pets", "root": str(root)}).status_code == 201
+        assert settled(client, "pets")["state"] == "ready"
         _idle_worker(sqlite_url)
         job = client.post("/jobs", json=spec()).json()
         _, message = _wait(lambda: queue.brpop(["default"], timeout=1))  # type: ignore[misc]
@@ -85,13 +91,18 @@ def _idle_worker(url: str) -> None:
 
 
 def test_the_reaper_takes_a_job_from_a_silent_worker(
-    sqlite_url: str, tmp_path: Path, make_dataset: Callable[..., Path], spec: Spec
+    sqlite_url: str,
+    tmp_path: Path,
+    make_dataset: Callable[..., Path],
+    spec: Spec,
+    settled: Callable[..., dict[str, Any]],
 ) -> None:
     root = make_dataset(tmp_path / "data" / "pets", images=2)
     settings = Settings(home=tmp_path, database_url=sqlite_url, broker_url="redis://127.0.0.1:1/0", reaper_seconds=0.1)
     database = Database(sqlite_url)
     with TestClient(create_app(settings)) as client:
         client.post("/datasets", json={"name": "pets", "root": str(root)})
+        assert settled(client, "pets")["state"] == "ready"
         job = client.post("/jobs", json=spec()).json()
         with database.write() as session:
             assert claims.claim(job["id"], "silent", lease_seconds=0.05, session=session)

@@ -62,10 +62,11 @@ def test_all_problems_come_at_once_and_say_what_would_be_right(client: TestClien
 
 @pytest.mark.usefixtures("pets")
 def test_a_teacher_that_lacks_the_classes_or_does_not_fit_is_refused(
-    client: TestClient, spec: Spec, make_dataset: Callable[..., Path], settings: Settings
+    client: TestClient, spec: Spec, make_dataset: Callable[..., Path], settings: Settings, settled: Callable[..., Any]
 ) -> None:
     root = make_dataset(settings.data_roots[0] / "cells", classes=("red", "white"))
     assert client.post("/datasets", json={"name": "cells", "root": str(root)}).status_code == 201
+    assert settled(client, "cells")["state"] == "ready"
     response = client.post("/jobs", json=spec(teacher=TEACHER, dataset="cells"))
     assert codes(response) == {("levels_differ", "/student/detector"), ("classes_missing", "/teacher/weights")}
 

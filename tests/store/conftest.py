@@ -22,7 +22,8 @@ class World:
     def __init__(self, database: Database) -> None:
         self.database = database
         with database.write() as session:
-            dataset = Dataset(name="digits", root="/data/digits", facts={}, classes=["zero", "one"])
+            dataset = Dataset(name="digits", source="folder", state="ready", root="/data/digits", index_prefix="i")
+            dataset.facts, dataset.classes = {}, ["zero", "one"]
             session.add(dataset)
         self.dataset_id = dataset.id
 

@@ -16,9 +16,7 @@ def register(world, tmp_path):
 
     def _register(root=tmp_path / "data" / "bccd", name="bccd"):
         with world.database.write() as session:
-            return datasets.register(
-                name=name, root=root, facts={"n": 1}, classes=["RBC"], roots=[tmp_path / "data"], session=session
-            )
+            return datasets.register(name=name, root=root, options={}, roots=[tmp_path / "data"], session=session)
 
     return _register
 
@@ -27,7 +25,8 @@ def test_a_dataset_is_found_by_name_and_by_id(world, register):
     dataset = register()
     for key in ("bccd", dataset.id):
         with world.database.read() as session:
-            assert datasets.get(key, session=session).classes == ["RBC"]
+            found = datasets.get(key, session=session)
+        assert (found.id, found.state, found.source) == (dataset.id, "validating", "folder")
     with pytest.raises(NotFound), world.database.read() as session:
         datasets.get("coco", session=session)
     with world.database.read() as session:

@@ -39,6 +39,7 @@ def split(**changes: Any) -> SplitFacts:
         "empty_images": 4,
         "per_class": {"cat": 50, "dog": 40},
         "box_side": SIZE,
+        "box_side_histogram": [],
         "image_short_side": SIZE,
         "image_long_side": SIZE,
         "images_checked": "present",

@@ -14,14 +14,15 @@ import pytest
 from sqlalchemy import select
 
 from store import checkpoints, claims, datasets, jobs
+from store.artifacts import FolderArtifacts
 from store.db import Database
 from store.fencing import Claim
 from store.ids import new_id
 from store.models import Attempt, Job, Metric
 from store.states import State
 from store.upgrade import upgrade
+from tid_core.data.index import build_index
 from tid_core.data.synthetic import write_demo_data
-from tid_core.facts import read_facts
 from tid_core.spec import JobSpec
 from worker.settings import WorkerSettings
 from worker.shutdown import StopFlag
@@ -64,17 +65,24 @@ class World:
         )
         self.stop = StopFlag()
         self.database = Database(self.settings.database_url)
-        facts = read_facts(digits, "digits", check_images=False)
+        self.dataset_id = self.register("digits", digits)
+
+    def register(self, name: str, root: Path) -> str:
+        """A dataset that was looked through, as the API does it."""
+        index = self.settings.home / f"index-{name}"
+        facts = build_index(root, index, name=name)
+        for file in index.iterdir():
+            FolderArtifacts(self.settings.artifacts).put(f"datasets/{name}/{file.name}", file)
+        roots = (root.parent,)
         with self.database.write() as session:
-            dataset = datasets.register(
-                name="digits",
-                root=digits,
-                facts=facts.model_dump(mode="json"),
-                classes=facts.classes,
-                roots=self.settings.data_roots,
-                session=session,
+            row = datasets.register(name=name, root=root, options={}, roots=roots, session=session)
+            hold = datasets.hold(row.id, "validating", seconds=60.0, session=session)
+            assert hold is not None
+            told = facts.model_dump(mode="json")
+            datasets.finish_ready(
+                hold, root=root, facts=told, classes=facts.classes, index_prefix=f"datasets/{name}", session=session
             )
-        self.dataset_id = dataset.id
+        return row.id
 
     def submit(self, **changes: Any) -> str:
         merged = {n: {**SPEC.get(n, {}), **part} if isinstance(part, dict) else part for n, part in changes.items()}

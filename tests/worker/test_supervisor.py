@@ -3,8 +3,8 @@
 The fixtures `lite` (SQLite) and `remote` (PostgreSQL) are a service without API and broker; see conftest.
 """
 
-import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from store import logs, outputs, resume_states
 from store.db import db_now
-from store.models import Job
+from store.models import Dataset, Job
 from store.reaper import expire_leases
 from store.states import Outcome, State
 from worker.shutdown import StopFlag
@@ -144,20 +144,37 @@ def test_a_dataset_that_is_gone_fails_the_job_for_good(lite: Any, digits: Path, 
     assert str(digits) in job.detail
 
 
-def test_classes_that_changed_since_the_registration_fail_the_job(lite: Any, digits: Path) -> None:
+def test_annotations_are_those_that_were_looked_through(lite: Any, digits: Path) -> None:
     """Another order of classes would go unnoticed, and be wrong, in every student that this job teaches."""
     job_id, annotations = lite.submit(), digits / "train.json"
     before = annotations.read_text()
-    content = json.loads(before)
-    first, second = content["categories"][:2]
-    first["name"], second["name"] = second["name"], first["name"]
-    annotations.write_text(json.dumps(content))
+    annotations.write_text("what somebody wrote since")
     try:
         job = lite.run(job_id)
     finally:
         annotations.write_text(before)
+    assert job.state is State.SUCCEEDED, job.detail
+
+
+def test_a_job_waits_for_its_dataset_and_fails_where_that_is_invalid(lite: Any, digits: Path) -> None:
+    job_id = lite.submit()
+    with lite.database.write() as session:
+        session.execute(update(Dataset).values(state="validating"))
+    assert lite.run(job_id).state is State.QUEUED
+    report = [{"code": "classes_changed", "detail": "they were others"}]
+    with lite.database.write() as session:
+        session.execute(update(Dataset).values(state="invalid", report=report))
+    job = lite.run(job_id)
     assert (job.state, job.status_reason) == (State.FAILED, "dataset_invalid")
-    assert "['1', '0', '2'" in job.detail
+    assert "they were others" in job.detail
+
+
+def test_an_index_that_is_gone_fails_the_job_with_its_place(lite: Any) -> None:
+    job_id = lite.submit()
+    shutil.rmtree(lite.settings.artifacts / "datasets")
+    job = lite.run(job_id)
+    assert (job.state, job.status_reason) == (State.FAILED, "dataset_invalid")
+    assert str(lite.settings.artifacts) in job.detail
 
 
 def test_a_teacher_that_never_succeeded_fails_the_job(lite: Any) -> None:
