@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from torch import Tensor
 from tid_core.data.coco import CocoDetection
 from tid_core.data.loader import Batch, EpochLoader, make_loader, to_device
 from tid_core.data.synthetic import write_demo_data
+from tid_core.data.transforms import Composed, Flip, build_augmentation, training_transform
 from tid_core.events import TrainingFailure
 from tid_core.plan import SplitPaths
 from tid_core.spec import DataSpec
@@ -191,6 +193,40 @@ def test_boxes_follow_the_zoom_and_stay_in_the_image(tmp_path: Path, factor: flo
             assert {tuple(pixel) for pixel in inside} == {[(255, 0, 0), (0, 0, 255)][label]}
         seen.add(tuple(target["boxes"].flatten().tolist()))
     assert len(seen) > 3
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_a_flip_alone_is_the_transform_of_torchvision(p: float) -> None:
+    random = np.random.default_rng(0)
+    corners = random.uniform(0, 30, (6, 2)).astype(np.float32)
+    sides = np.array([[9, 9], [0.5, 9], [9, 0.5], [1, 1], [10, 10], [90, 90]], dtype=np.float32)
+    boxes, labels = torch.from_numpy(np.hstack([corners, corners + sides])), torch.arange(6)
+    pixels = random.integers(0, 256, (41, 43, 3), dtype=np.uint8)
+    for seed in range(20):
+        quick = Flip(p)(seed, pixels, boxes, labels)
+        general = Composed(training_transform(DataSpec(flip=p)))(seed, pixels, boxes, labels)
+        assert all(torch.equal(a, b) for a, b in zip(quick, general, strict=True))
+        assert quick[0].is_contiguous()
+        assert 0 < len(quick[2]) < 6
+
+
+def test_a_small_factor_shrinks_the_image_instead_of_growing_its_frame() -> None:
+    pixels = np.zeros((200, 300, 3), dtype=np.uint8)
+    pixels[50:150, 60:240] = 255
+    boxes, labels = torch.tensor([[60.0, 50.0, 240.0, 150.0]]), torch.tensor([3])
+    zoom = build_augmentation(DataSpec(flip=0.0, scale_jitter=(0.1, 0.1)))
+    corners = set()
+    for seed in range(8):
+        image, (box,), label = zoom(seed, pixels, boxes, labels)
+        assert image.shape == (3, 400, 600)
+        left, top, right, bottom = (round(value) for value in box.tolist())
+        # A tenth of the picture: its frame is twice as long, and it is a fifth of itself.
+        assert (right - left, bottom - top) == (36, 20)
+        assert image[:, top + 2 : bottom - 2, left + 2 : right - 2].min() > 200
+        assert image[:, top - 8 : top - 2, left:right].max() < 60
+        assert label.tolist() == [3]
+        corners.add((left, top))
+    assert len(corners) > 4
 
 
 def test_classes_are_ordered_by_category_id_or_mapped_by_name(tmp_path: Path) -> None:

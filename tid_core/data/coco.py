@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from tid_core.data.annotations import CocoFile, ImageRecord, read_coco
 from tid_core.data.images import ImageProblem, open_image
 from tid_core.data.problems import UNUSABLE_BOXES, DatasetError
-from tid_core.data.transforms import sample_seed, training_transform, with_seed
+from tid_core.data.transforms import Pixels, build_augmentation, planes, sample_seed
 from tid_core.evaluation import GroundTruth, ground_truth
 from tid_core.events import TrainingFailure
 from tid_core.plan import SplitPaths
@@ -49,7 +47,7 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
         self.train = train
         self.seed = seed
         self.truth: GroundTruth | None = None if train else ground_truth(coco)
-        self._transform = training_transform(data) if train else None
+        self._augment = build_augmentation(data) if train else None
         self._keep(coco, drop_empty=train and data.drop_empty)
 
     def _keep(self, coco: CocoFile, *, drop_empty: bool) -> None:
@@ -86,18 +84,19 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
         """
         epoch, index = position
         record = self.record(index)
-        try:
-            image: Tensor = pil_to_tensor(open_image(self.folder, record))
-        except ImageProblem as problem:
-            raise TrainingFailure("dataset_invalid", f"{problem.code}: {problem.detail}") from problem
-        boxes, labels = self._targets(index)
-        if self._transform is not None:
-            target = {"boxes": _as_boxes(boxes, image), "labels": labels}
-            seed = sample_seed(self.seed, epoch, index)
-            image, target = with_seed(seed, self._transform, tv_tensors.Image(image), target)
-            image, boxes, labels = _plain(image), _plain(target["boxes"]), target["labels"]
+        pixels_HW3, (boxes, labels) = self._pixels(record), self._targets(index)
+        if self._augment is None:
+            image = planes(pixels_HW3)
+        else:
+            image, boxes, labels = self._augment(sample_seed(self.seed, epoch, index), pixels_HW3, boxes, labels)
         size = (record.height, record.width)
         return image, {"boxes": boxes, "labels": labels, "index": index, "image_id": record.id, "size": size}
+
+    def _pixels(self, record: ImageRecord) -> Pixels:
+        try:
+            return np.asarray(open_image(self.folder, record))
+        except ImageProblem as problem:
+            raise TrainingFailure("dataset_invalid", f"{problem.code}: {problem.detail}") from problem
 
     def _targets(self, index: int) -> tuple[Tensor, Tensor]:
         part = slice(int(self._offsets_I[index]), int(self._offsets_I[index + 1]))
@@ -115,12 +114,3 @@ def _read(split: SplitPaths, classes: list[str] | None, data: DataSpec) -> CocoF
         detail = f"{split.annotations} has boxes that cannot be used, and data.invalid_boxes is `refuse`: {found}"
         raise TrainingFailure("dataset_invalid", detail)
     return coco
-
-
-def _as_boxes(boxes_M4: Tensor, image: Tensor) -> tv_tensors.BoundingBoxes:
-    size = (image.shape[-2], image.shape[-1])
-    return tv_tensors.BoundingBoxes(boxes_M4, format="XYXY", canvas_size=size)
-
-
-def _plain(value: Tensor) -> Tensor:
-    return value.as_subclass(Tensor)

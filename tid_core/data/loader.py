@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from tid_core.data.coco import CocoDetection, Sample
 from tid_core.data.sampler import EpochSampler
@@ -190,11 +190,11 @@ def _end_all() -> None:
         _end(loading)
 
 
-def _told(batches: "Iterator[_Packed | _Failed]") -> Iterator[Batch]:
+def _told(batches: "Iterator[Batch | _Packed | _Failed]") -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, _Failed):
             raise TrainingFailure(batch.reason, batch.detail)
-        yield _unpack(batch)
+        yield _unpack(batch) if isinstance(batch, _Packed) else batch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -249,13 +249,15 @@ class _Packed(NamedTuple):
         return self._replace(**tensors)
 
 
-def _collate(samples: list[Sample | _Failed]) -> _Packed | _Failed:
+def _collate(samples: list[Sample | _Failed]) -> Batch | _Packed | _Failed:
     images, targets = [], []
     for sample in samples:
         if isinstance(sample, _Failed):
             return sample
         images.append(sample[0])
         targets.append(sample[1])
+    if get_worker_info() is None:
+        return images, targets
     return _Packed(
         pixels=torch.cat([image.flatten() for image in images]),
         shapes=[image.shape for image in images],
