@@ -237,9 +237,9 @@ def test_learns_four_images_by_heart(name: str) -> None:
     data = DataSpec(min_size=[96], max_size=96)
     detector = build_detector(name, num_classes=10, norm="group", data=data).train()
     optimiser = torch.optim.AdamW(detector.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 60)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 80)
     images, targets = detector.transform(photos, boxes)
-    for _ in range(60):
+    for _ in range(80):
         optimiser.zero_grad()
         torch.stack(list(detector.dense_forward(images, targets).losses.values())).sum().backward()
         optimiser.step()

@@ -17,15 +17,17 @@ def check_pair(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> I
         yield Problem(
             code="levels_differ",
             field="/student/detector",
-            detail=f"{student.name} has {len(student.strides)} pyramid levels, {teacher.name} {len(teacher.strides)}",
-            expected=_fitting(teacher),
+            detail=f"{student.name} has {len(student.strides)} pyramid levels, {teacher.name} {len(teacher.strides)}; "
+            "each level imitates the teacher's of the same stride",
+            expected=_fitting(student, teacher),
         )
     elif student.strides != teacher.strides:
         yield Problem(
             code="strides_differ",
             field="/student/detector",
-            detail=f"{student.name} has strides {student.strides}, {teacher.name} {teacher.strides}",
-            expected=_fitting(teacher),
+            detail=f"{student.name} has strides {student.strides}, {teacher.name} {teacher.strides}; "
+            "each level imitates the teacher's of the same stride",
+            expected=_fitting(student, teacher),
         )
     elif student.channels != teacher.channels:
         yield Problem(
@@ -37,9 +39,11 @@ def check_pair(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> I
         )
 
 
-def _fitting(teacher: DetectorInfo) -> str:
-    names = [name for name, info in DETECTORS.items() if info.strides == teacher.strides and name != teacher.name]
-    return f"one of: {some(names)}"
+def _fitting(student: DetectorInfo, teacher: DetectorInfo) -> str:
+    """Students on the teacher's levels, those most like the one asked for first."""
+    fitting = [info for info in DETECTORS.values() if info.strides == teacher.strides and info.name != teacher.name]
+    fitting.sort(key=lambda info: (info.family != student.family, info.backbone != student.backbone))
+    return f"one of: {some([info.name for info in fitting])}"
 
 
 def check_inherit(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Problem]:
