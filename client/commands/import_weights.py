@@ -37,6 +37,8 @@ def import_weights(
     """
     from client.errors import ClientError
 
+    if not file.is_file():
+        raise ClientError(f"{file}: there is no such file")
     target = to or Path(f"{file.stem}.safetensors")
     if target.suffix != ".safetensors":
         raise ClientError(f"{target}: the output is a .safetensors file")
@@ -45,11 +47,11 @@ def import_weights(
     arguments = [str(file), "--from", source, "--out", str(target)]
     arguments += ["--style", style] if style else []
     arguments += ["--detector", detector] if detector else []
-    arguments += ["--classes", _names(classes)] if classes else []
+    arguments += ["--classes", class_names(classes)] if classes else []
     _print(_run(arguments))
 
 
-def _names(text: str) -> str:
+def class_names(text: str) -> str:
     """A JSON list of the names in a file, or between commas."""
     import json
 

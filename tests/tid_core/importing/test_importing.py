@@ -349,10 +349,15 @@ def test_an_imported_teacher_teaches(tmp_path: Path, public: Any) -> None:
     assert any(gradient is not None and gradient.abs() > 0 for gradient in scales)
 
 
-def test_a_refusal_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_on_the_command_line(tmp_path: Path, public: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where nothing can be written."""
     out = tmp_path / "x.safetensors"
     assert main([str(tmp_path / "none.pth"), "--from", "mmdetection", "-o", str(out)]) == 3
     answer = json.loads(capsys.readouterr().out)
     assert answer["code"] == "unreadable"
     assert "no such file" in answer["detail"]
-    assert not out.exists()
+    path = public("gfl", 18).save(tmp_path / "x.pth")
+    assert main([str(path), "--from", "mmdetection", "-o", str(path / "x.safetensors")]) == 3
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["code"] == "not_written"
+    assert [one.name for one in tmp_path.iterdir()] == ["x.pth"]
