@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 
 DATA = DataSpec(min_size=[96], max_size=160)
 LOOSE = EvaluationSpec(score_threshold=0.005, max_detections=50)
-BOTH_FAMILIES = ["fcos_conv5_tiny", "retinanet_conv5_tiny"]
+FAMILIES = ["fcos_conv5_tiny", "retinanet_conv5_tiny", "gfl_conv5_tiny", "atss_conv5_tiny"]
 
 
 def build(name: str, **options: object) -> DenseDetector:
@@ -34,7 +34,7 @@ def batch() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["retinanet_resnet18_fpn", "retinanet_resnet18_fpn_v2", "fcos_resnet18_fpn", *BOTH_FAMILIES]
+    "name", ["retinanet_resnet18_fpn", "retinanet_resnet18_fpn_v2", "fcos_resnet18_fpn", *FAMILIES[:2]]
 )
 def test_one_forward_equals_torchvision(name: str) -> None:
     images, targets = batch()
@@ -54,7 +54,7 @@ def test_one_forward_equals_torchvision(name: str) -> None:
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("name", BOTH_FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_decoded_boxes_are_those_detected(name: str) -> None:
     """Unclipped boxes of the best points, clipped, are among the detections of the padded image."""
     detector = build(name).eval()
@@ -70,7 +70,7 @@ def test_decoded_boxes_are_those_detected(name: str) -> None:
     assert not outputs.boxes_NL4.requires_grad
 
 
-@pytest.mark.parametrize("name", BOTH_FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_no_boxes_at_all_and_crowds(name: str) -> None:
     images, targets = batch()
     detector = build(name).train()
@@ -88,7 +88,7 @@ def test_no_boxes_at_all_and_crowds(name: str) -> None:
     assert with_crowd != detector.dense_forward(image_list, resized).losses
 
 
-@pytest.mark.parametrize("name", BOTH_FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_autocast_leaves_anchors_boxes_and_losses_alone(name: str) -> None:
     images, targets = batch()
     detector = build(name).train()
@@ -139,7 +139,7 @@ def test_teacher_classes_meet_by_name() -> None:
 
 def test_only_anchors_have_a_matcher() -> None:
     assert build("retinanet_conv5_tiny").matcher_thresholds == (0.5, 0.4)
-    assert build("fcos_conv5_tiny").matcher_thresholds is None
+    assert all(build(name).matcher_thresholds is None for name in FAMILIES if not name.startswith("retinanet"))
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
