@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from api.openapi import text as openapi_text
 from store.settings import Settings
 from tid_core import spec
-from tid_core.catalogue import DETECTORS, METHODS
+from tid_core.catalogue import DETECTORS, FAMILIES, METHODS
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,7 +100,9 @@ def detectors_page() -> str:
             f"| `{info.name}` | {info.backbone} | {strides} | {info.channels} | {info.anchors_per_location} "
             f"| {info.parameters / 1e6:.2f} | {ap} | {weights} |"
         )
-    lines += ["\nParameters at 91 classes.\n", "| method | what it is | source |", "|---|---|---|"]
+    lines += ["\nParameters at 91 classes.\n", "| family | what it is | source |", "|---|---|---|"]
+    lines += [f"| `{name}` | {family.title} | {family.source} |" for name, family in FAMILIES.items()]
+    lines += ["", "| method | what it is | source |", "|---|---|---|"]
     lines += [f"| `{m.name}` | {m.title} | {m.source} |" for m in METHODS.values()]
     return "\n".join(lines) + "\n"
 
