@@ -2,8 +2,7 @@
 
 Indexes FOLDER as it is, writes it as PASCAL VOC (whole pixels) and as YOLO (six decimals), indexes those, and tells for
 each the boxes of every split, the largest difference of a box's side from the original and the seconds. Exits with 1 if
-images, classes or counts differ, or a box by more than the format's rounding. YOLO cannot hold crowd boxes; they are left
-out.
+images, classes or counts differ, or a box by more than the rounding. YOLO cannot hold crowds; they are left out.
 """
 
 import argparse
@@ -18,6 +17,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from tid_core.data.index import IndexOptions, build_index, index_splits
+from tid_core.data.options import read_options
 from tid_core.data.problems import DatasetError
 from tid_core.facts import DatasetFacts
 
@@ -37,8 +37,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         out = asked.keep or Path(scratch)
         try:
-            return compare(asked.folder, out, IndexOptions.model_validate_json(asked.options))
-        except DatasetError as error:
+            return compare(asked.folder, out, read_options(asked.options))
+        except (DatasetError, ValueError) as error:
             print(error, file=sys.stderr)
             return 1
 

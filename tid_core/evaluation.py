@@ -1,4 +1,4 @@
-"""COCO evaluation, once over all detections of a split.
+"""COCO evaluation, and VOC's where it is asked for, once over all detections of a split.
 
 hotcoco and pycocotools give the same arrays; the twelve numbers are taken from those here, so that they mean the same
 for both and for any limit of detections.
@@ -10,7 +10,7 @@ A area ranges (all, small, medium, large), M limits of detections.
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tid_core.data.annotations import CocoFile
 from tid_core.spec import EvaluationSpec
+from tid_core.voc_metric import voc_precision
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -50,9 +51,12 @@ class Evaluation:
     """AP and AR in 0..1; None where undefined, as nothing in the ground truth could have been found."""
 
     stats: dict[str, float | None]
-    """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100 (of `max_detections`, whatever it is), ARs, ARm, ARl."""
+    """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100 (of `max_detections`, whatever it is), ARs, ARm, ARl; with the
+    metric `voc`, also VOC07_mAP (eleven points) and VOC_mAP (area)."""
     per_class: dict[str, float | None]
     """Class name to AP, in label order."""
+    voc07_per_class: dict[str, float | None] = field(default_factory=dict)
+    """The same for VOC's eleven points; empty without the metric `voc`."""
 
 
 def ground_truth(coco: CocoFile) -> GroundTruth:
@@ -92,7 +96,8 @@ def evaluate(
     limits = [min(limit, settings.max_detections) for limit in (1, 10, settings.max_detections)]
     run = _with_hotcoco if settings.backend == "hotcoco" else _with_pycocotools
     precision_TRKAM, recall_TKAM = run(rows_D7, truth, limits)
-    return _summary(precision_TRKAM, recall_TKAM, truth.classes)
+    summary = _summary(precision_TRKAM, recall_TKAM, truth.classes)
+    return _with_voc(summary, rows_D7, truth) if "voc" in settings.metrics else summary
 
 
 def to_coco_results(detections: Sequence[Mapping[str, Tensor]], truth: GroundTruth) -> list[dict[str, Any]]:
@@ -216,6 +221,25 @@ def _summary(precision_TRKAM: Floats, recall_TKAM: Floats, classes: list[str]) -
     stats |= {f"AR{name}": _mean(recall_TKAM[:, :, area, -1]) for name, area in AREAS.items() if name}
     per_class = {name: _mean(precision_TRKAM[:, :, k, 0, -1]) for k, name in enumerate(classes)}
     return Evaluation(stats, per_class)
+
+
+def _with_voc(summary: Evaluation, rows_D7: Floats, truth: GroundTruth) -> Evaluation:
+    voc = voc_precision(
+        rows_D7,
+        image_B=truth.image_B,
+        label_B=truth.label_B,
+        xywh_B4=truth.xywh_B4,
+        difficult_B=truth.crowd_B,
+        num_classes=len(truth.classes),
+    )
+    means = {"VOC07_mAP": _mean_defined(voc.eleven_points), "VOC_mAP": _mean_defined(voc.area)}
+    per_class = dict(zip(truth.classes, voc.eleven_points, strict=True))
+    return Evaluation(summary.stats | means, summary.per_class, per_class)
+
+
+def _mean_defined(values: list[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
 def _mean(values: Floats) -> float | None:

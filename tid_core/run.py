@@ -11,7 +11,6 @@ Exit codes: 0 succeeded, 75 stopped with its state saved (SIGTERM), 1 failed. St
 """
 
 import argparse
-import ctypes
 import os
 import signal
 import sys
@@ -19,18 +18,15 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from tid_core.events import Event, Finished
+from tid_core.lifetime import ParentGone, die_with_parent
 from tid_core.plan import RunPlan
 
 # torch is imported only once the process is sure to die with its parent.
 
 EXIT_CODES = {"succeeded": 0, "stopped": 75, "failed": 1}
-_PR_SET_PDEATHSIG = 1
-
-
-class ParentGone(BaseException):
-    """Nobody listens any more. Not an Exception: no handler may turn it into an event."""
 
 
 class PipeReporter:
@@ -66,18 +62,6 @@ class StopFlag:
         return self._set
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Ask Linux to kill this process when the one that started it ends.
-
-    Raises:
-        ParentGone: it has ended already.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        raise ParentGone
-
-
 def run_child(plan_path: Path, descriptor: int, parent_pid: int) -> int:
     die_with_parent(parent_pid)
     report = PipeReporter(descriptor)
@@ -93,7 +77,7 @@ def run_child(plan_path: Path, descriptor: int, parent_pid: int) -> int:
     return EXIT_CODES[run(plan, report, should_stop).outcome]
 
 
-def run_rank(plan_path: Path, folder: Path, parent_pid: int) -> int:
+def run_rank(plan_path: Path, folder: Path, parent_pid: int) -> NoReturn:
     """One rank; how it ended is left in `folder`."""
     die_with_parent(parent_pid)
     should_stop = StopFlag(signal.SIGTERM)
@@ -101,7 +85,7 @@ def run_rank(plan_path: Path, folder: Path, parent_pid: int) -> int:
     from tid_core.training.meeting import EVENTS
     from tid_core.training.one_rank import train_as_rank
 
-    return train_as_rank(plan, folder, PipeReporter(os.open(folder / EVENTS, os.O_WRONLY)), should_stop)
+    train_as_rank(plan, folder, PipeReporter(os.open(folder / EVENTS, os.O_WRONLY)), should_stop)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -112,6 +96,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank-in", type=Path, help="folder where the launcher meets its ranks")
     parser.add_argument("--out", type=Path, help="folder for checkpoints, maps and detections")
     parser.add_argument("--dataset", type=Path, help="folder of the dataset, instead of the spec's `dataset`")
+    parser.add_argument("--dataset-options", default="{}", help='as JSON: {"format": "voc", "val_fraction": 0.2}')
     arguments = parser.parse_args(argv)
     modes = (arguments.events_fd, arguments.rank_in, arguments.out)
     if sum(mode is not None for mode in modes) != 1:
@@ -124,13 +109,19 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     if arguments.out is not None:
+        from tid_core.data.options import read_options
         from tid_core.training.standalone import run_spec
 
+        try:
+            options = read_options(arguments.dataset_options)
+        except ValueError as error:
+            sys.stderr.write(f"--dataset-options: {error}\n")
+            return EXIT_CODES["failed"]
         should_stop = StopFlag(signal.SIGTERM, signal.SIGINT)
-        return EXIT_CODES[run_spec(arguments.file, arguments.out, arguments.dataset, should_stop)]
+        return EXIT_CODES[run_spec(arguments.file, arguments.out, arguments.dataset, should_stop, options)]
     try:
         if arguments.rank_in is not None:
-            return run_rank(arguments.file, arguments.rank_in, arguments.parent_pid)
+            run_rank(arguments.file, arguments.rank_in, arguments.parent_pid)
         return run_child(arguments.file, arguments.events_fd, arguments.parent_pid)
     except ParentGone:
         sys.stderr.write("the process that started this one is gone; stopping\n")

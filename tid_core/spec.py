@@ -4,12 +4,14 @@ Unknown fields are refused, ranges are checked, and every default is written dow
 `JobSpec.model_validate(...).model_dump()` is the complete record of a run.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tid_core.recipes import RECIPES, fill_in, known_recipe
 from tid_core.text import plain_path, plain_text
 
 Text = Annotated[str, AfterValidator(plain_text)]
@@ -164,25 +166,47 @@ class DataSpec(Model):
     """How images reach the detector. Sizes are in pixels and follow torchvision's detection transform."""
 
     min_size: list[Count] = Field(
-        default_factory=lambda: [800], min_length=1, description="Short side; several = one drawn per image."
+        default_factory=lambda: [800],
+        min_length=1,
+        description="Short side; several = one drawn per image in training, and the last one in validation.",
     )
     max_size: Count = Field(1333, description="Long side at most.")
     flip: Fraction = Field(0.5, description="Probability of a horizontal flip.")
     photometric: Fraction = Field(0.0, description="Probability of photometric distortion.")
-    scale_jitter: tuple[Positive, Positive] | None = Field(None, description="Range of a random zoom, e.g. [0.8, 1.2].")
+    scale_jitter: tuple[Positive, Positive] | None = Field(
+        None, description="Range of a random zoom, e.g. [0.8, 1.2]; [0.1, 2.0] is large-scale jitter."
+    )
     workers: Annotated[int, Field(ge=0, le=64)] = Field(0, description="Loader processes; 0 = in the training process.")
     invalid_boxes: Literal["drop", "refuse"] = Field("drop", description="What to do with boxes that cannot be used.")
     drop_empty: bool = Field(False, description="Leave out training images without boxes.")
 
 
+class LrScaling(Model):
+    """A learning rate for batches of one size, and how it follows the batch that is trained with."""
+
+    lr: Positive = Field(description="Peak learning rate for batches of `images`.")
+    images: Count = Field(description="The batch that `lr` is for.")
+    rule: Literal["linear", "sqrt"] = Field(
+        "linear", description="linear: lr x batch_size / images, for sgd; sqrt: by the root of it, for adamw."
+    )
+
+    def at(self, batch_size: int) -> float:
+        factor = batch_size / self.images
+        return self.lr * (factor if self.rule == "linear" else math.sqrt(factor))
+
+
 class TrainingSpec(Model):
-    """The recipe."""
+    """Optimiser, schedule and what surrounds them."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = Field(12, description="Passes over the training split.")
     batch_size: Count = Field(16, description="Images per optimiser step, over all GPUs and accumulation.")
     accumulate: Count = Field(1, description="Backward passes per optimiser step; divides batch_size.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="The rule that moves the weights.")
     lr: Positive = Field(0.01, description="Peak learning rate, for batch_size images.")
+    lr_scaling: LrScaling | None = Field(
+        None,
+        description="Where lr comes from, if it is left out; recipes set it. lr and batch_size must agree with it.",
+    )
     momentum: Fraction = Field(0.9, description="Momentum of sgd.")
     weight_decay: NonNegative = Field(1e-4, description="Not applied to biases and normalisation layers.")
     schedule: Literal["multistep", "cosine", "constant"] = Field("multistep", description="The learning rate's course.")
@@ -209,6 +233,27 @@ class TrainingSpec(Model):
     log_every_steps: Count = Field(10, description="Optimiser steps between metric points.")
     keep_epochs: bool = Field(False, description="Keep a checkpoint epoch-N after each evaluation.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_lr(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("lr_scaling") is None or data.get("lr") is not None:
+            return data
+        try:
+            batch_size = int(data.get("batch_size", cls.model_fields["batch_size"].default))
+            return {**data, "lr": LrScaling.model_validate(data["lr_scaling"]).at(batch_size)}
+        except (TypeError, ValueError):  # told by the fields themselves
+            return data
+
+    @model_validator(mode="after")
+    def _lr_is_scaled(self) -> Self:
+        expected = self.lr if self.lr_scaling is None else self.lr_scaling.at(self.batch_size)
+        if not math.isclose(self.lr, expected, rel_tol=1e-6):
+            raise ValueError(
+                f"training.lr ({self.lr:g}) is not what training.lr_scaling makes of it for batches of "
+                f"{self.batch_size} ({expected:g}); leave one of the two out"
+            )
+        return self
+
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
         if self.batch_size % self.accumulate:
@@ -219,8 +264,13 @@ class TrainingSpec(Model):
 
 
 class EvaluationSpec(Model):
-    """COCO evaluation on the validation split."""
+    """Evaluation on the validation split."""
 
+    metrics: list[Literal["coco", "voc"]] = Field(
+        default_factory=lambda: ["coco"],
+        description="voc adds VOC07_mAP (11 points) and VOC_mAP (area) at IoU 0.5 by the VOC devkit's rules. coco "
+        "stays: the best checkpoint is the one with the best COCO AP.",
+    )
     every_epochs: Count = Field(1, description="Epochs between evaluations; the last one is always evaluated.")
     batch_size: Count = Field(16, description="Images per forward.")
     max_detections: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Detections kept per image.")
@@ -231,6 +281,12 @@ class EvaluationSpec(Model):
         True, description="Evaluate the teacher once, so that the gain has a ceiling to read against."
     )
     maps: Annotated[int, Field(ge=0, le=64)] = Field(4, description="Validation images drawn with their TID areas.")
+
+    @model_validator(mode="after")
+    def _metrics_have_coco(self) -> Self:
+        if "coco" not in self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise ValueError(f"evaluation.metrics must be [coco] or [coco, voc], not [{', '.join(self.metrics)}]")
+        return self
 
 
 class ResourcesSpec(Model):
@@ -252,6 +308,10 @@ class JobSpec(Model):
     model_config = ConfigDict(extra="forbid", frozen=True, title="JobSpec")
 
     name: Text = Field("job", min_length=1, max_length=120, description="For people; need not be unique.")
+    recipe: Annotated[Text, AfterValidator(known_recipe)] | None = Field(
+        None,
+        description="A name of GET /recipes, which fills in what student, data, training and evaluation leave out.",
+    )
     teacher: TeacherSpec | None = Field(None, description="null = plain training of the student.")
     student: StudentSpec
     dataset: Text = Field(min_length=1, description="Name or id of a registered dataset; `tid train`: a folder.")
@@ -264,6 +324,13 @@ class JobSpec(Model):
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     baseline: bool = Field(True, description="Also run the same student, recipe and seed without distillation.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_recipe(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("recipe"), str) and data["recipe"] in RECIPES:
+            return fill_in(data)
+        return data
 
     @model_validator(mode="before")
     @classmethod
@@ -286,6 +353,20 @@ class JobSpec(Model):
         teacher = self.teacher if self.student.inherit else None
         twin = {"name": f"{self.name[:109]} (baseline)", "teacher": teacher, "method": "none", "baseline": False}
         return JobSpec.model_validate({**self.model_dump(), **twin})
+
+
+def preset(recipe: str) -> dict[str, Any]:
+    """The sections that a recipe fills, every default written out, for a student with ImageNet weights.
+
+    Raises:
+        pydantic.ValidationError: there is no such recipe.
+    """
+    standard = {"detector": "fcos_resnet50_fpn"} if known_recipe(recipe) and RECIPES[recipe].pretrained else {}
+    job = JobSpec.model_validate({"recipe": recipe, "student": standard, "dataset": "any"})
+    sections = job.model_dump(mode="json", include={"student", "data", "training", "evaluation"})
+    if standard:
+        del sections["student"]["detector"]
+    return {"recipe": recipe, **sections}
 
 
 def load_spec(path: Path) -> JobSpec:

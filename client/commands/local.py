@@ -86,6 +86,9 @@ def train(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The job, as YAML or JSON; `dataset` is a folder.")],
     out: Annotated[Path, typer.Option(help="Where checkpoints, maps and detections go.")],
     dataset: Annotated[Path | None, typer.Option(help="The dataset's folder, instead of the spec's `dataset`.")] = None,
+    dataset_options: Annotated[
+        str | None, typer.Option(help='How to read it, as JSON: {"splits": {"train": "train", "val": "test"}}.')
+    ] = None,
 ) -> None:
     """Train here and now, without the service.
 
@@ -101,5 +104,6 @@ def train(
         raise ClientError("training needs torch: install `tid-service[worker]`")
     command = [sys.executable, "-m", "tid_core.run", str(spec), "--out", str(out)]
     command += ["--dataset", str(dataset)] if dataset is not None else []
+    command += ["--dataset-options", dataset_options] if dataset_options is not None else []
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 - signals reach the training itself

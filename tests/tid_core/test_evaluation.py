@@ -14,6 +14,7 @@ from torch import Tensor
 from tid_core.data.annotations import read_coco
 from tid_core.evaluation import GroundTruth, evaluate, ground_truth, to_coco_results
 from tid_core.spec import EvaluationSpec
+from tid_core.training.products import evaluation_values
 
 torch.set_num_threads(1)
 Backend = Literal["hotcoco", "pycocotools"]
@@ -130,6 +131,20 @@ def test_known_values(backend: Backend) -> None:
     assert [partly.stats["AP50"], partly.stats["AP75"]] == pytest.approx([1, 0])
     wrong = evaluate([found([*RIGHT[:5], 1]), found()], tiny(), settings)
     assert wrong.stats["AP"] == 0
+
+
+def test_vocs_metrics_are_given_where_they_are_asked_for() -> None:
+    settings = EvaluationSpec(metrics=["coco", "voc"])
+    # IoU 0.62, and a stray that is worse: precision 1 up to recall 1.
+    partly = evaluate([found([10, 10, 60, 41, 0.9, 0], [70, 70, 90, 90, 0.1, 0]), found()], tiny(), settings)
+    assert (partly.stats["VOC07_mAP"], partly.stats["VOC_mAP"]) == (1, 1)
+    assert partly.voc07_per_class == {"cat": 1, "dog": None}
+    assert partly.stats["AP"] == pytest.approx(0.3)
+    named = evaluation_values(partly, "val")
+    assert (named["val/VOC_mAP"], named["val/class/cat/VOC07_AP"]) == (1, 1)
+    assert "val/class/dog/VOC07_AP" not in named
+    assert "VOC_mAP" not in evaluate([found(), found()], tiny()).stats
+    assert evaluate([found(), found()], tiny(), settings).stats["VOC_mAP"] == 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

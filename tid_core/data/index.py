@@ -12,19 +12,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from tid_core.data.formats import read_source
 from tid_core.data.formats.source import Source, Split
-from tid_core.data.options import IndexOptions
+from tid_core.data.options import IndexOptions, read_options
 from tid_core.data.problems import UNUSABLE_IMAGES, DatasetError
 from tid_core.data.sample import draw_sample
-from tid_core.data.scan import Tick, present, scan, untold
+from tid_core.data.scan import Tick, scan, untold
 from tid_core.facts import DatasetFacts, facts_of
 from tid_core.plan import SplitPaths
 from tid_core.training.files import replace_file
 
-__all__ = ["IndexOptions", "build_index", "index_splits", "index_unchecked"]
+__all__ = ["IndexOptions", "build_index", "index_splits", "write_index"]
 
 SPLITS = ("train", "val", "test")
 FACTS, SAMPLE = "facts.json", "sample.jpg"
@@ -63,19 +61,13 @@ def build_index(
     return facts
 
 
-def index_unchecked(root: Path, out: Path, *, name: str, options: IndexOptions | None = None) -> DatasetFacts:
-    """As `build_index`, but image files are only looked for, not opened: quick, without hashes and sample.
+def write_index(source: Source, facts: DatasetFacts, out: Path) -> None:
+    """The index alone, of a dataset that was read and judged elsewhere: no hashes, no sample.
 
     Raises:
-        DatasetError: it cannot be trained on.
         OSError: `out` cannot be written.
     """
-    source = read_source(root, options or IndexOptions())
-    present(root, source)
-    _refuse_unusable(source, root)
-    facts = facts_of(source, name, "present")
     _write(out, _files(source, {}), None, facts)
-    return facts
 
 
 def index_splits(root: Path, index: Path) -> dict[str, SplitPaths]:
@@ -153,8 +145,8 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--progress", action="store_true", help="tell `done total` on stderr")
     parsed = parser.parse_args(arguments)
     try:
-        parsed.options = IndexOptions.model_validate_json(parsed.options)
-    except ValidationError as error:
+        parsed.options = read_options(parsed.options)
+    except ValueError as error:
         parser.error(f"--options: {error}")
     return parsed
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tid_core.text import plain_text
 
@@ -37,3 +37,14 @@ class IndexOptions(BaseModel):
         if self.val_fraction is not None and "val" in self.splits:
             raise ValueError("val_fraction makes `val` out of `train`; leave `val` out of splits, or val_fraction away")
         return self
+
+
+def read_options(text: str) -> IndexOptions:
+    """Raises:
+    ValueError: not JSON, or no options, told in a line.
+    """
+    try:
+        return IndexOptions.model_validate_json(text)
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": ") for one in error.errors()]
+        raise ValueError("; ".join(told)) from error

@@ -16,7 +16,7 @@ def check_dataset(spec: JobSpec, dataset: DatasetFacts) -> Iterator[Problem]:
                 code="split_missing",
                 field="/dataset",
                 detail=f"the dataset {dataset.name} has no `{name}` split",
-                expected=f"{name}.json and {name}/, or annotations/instances_{name}2017.json and {name}2017/",
+                expected=f"a dataset with a `{name}` split, found by its layout, named or carved when it is registered",
             )
             continue
         split = dataset.splits[name]
@@ -35,11 +35,14 @@ def check_dataset(spec: JobSpec, dataset: DatasetFacts) -> Iterator[Problem]:
 def _split_problems(spec: JobSpec, name: str, split: SplitFacts) -> Iterator[Problem]:
     for problem in split.problems:
         if problem.code in UNUSABLE_IMAGES:
-            yield _data_problem(name, problem, "images that are present, whole and of the stated size", "error")
+            expected = "images that are present, whole, of the stated size, and with annotations that can be read"
+            yield _data_problem(name, problem, expected, "error")
         elif problem.code in UNUSABLE_BOXES and spec.data.invalid_boxes == "refuse":
             yield _data_problem(name, problem, "repair them, or data.invalid_boxes: drop", "error")
         elif problem.code in UNUSABLE_BOXES:
             yield _data_problem(name, problem, "nothing to do; data.invalid_boxes: refuse would stop here", "warning")
+        elif problem.code == "leaked_image" and name == "val":
+            yield _data_problem(name, problem, "no image in both `train` and `val`", "warning")
 
 
 def _data_problem(split: str, problem: DataProblem, expected: str, severity: Literal["error", "warning"]) -> Problem:

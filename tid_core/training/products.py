@@ -19,6 +19,7 @@ def evaluation_values(evaluation: Evaluation, prefix: str) -> dict[str, float]:
     """Metric names to values; what is undefined is left out."""
     named = {f"{prefix}/{name}": value for name, value in evaluation.stats.items()}
     named |= {f"{prefix}/class/{name}/AP": value for name, value in evaluation.per_class.items()}
+    named |= {f"{prefix}/class/{name}/VOC07_AP": value for name, value in evaluation.voc07_per_class.items()}
     return {name: value for name, value in named.items() if value is not None}
 
 

@@ -8,16 +8,24 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from tid_core.data.formats import read_source
+from tid_core.data.index import IndexOptions, write_index
 from tid_core.data.problems import DatasetError
+from tid_core.data.scan import present
 from tid_core.events import Event, Finished, Metrics, Progress, TrainingFailure
-from tid_core.facts import find_splits, read_facts
-from tid_core.plan import RunPlan, TeacherPlan
+from tid_core.facts import DatasetFacts, facts_of
+from tid_core.plan import RunPlan, SplitPaths, TeacherPlan
 from tid_core.preflight import check
 from tid_core.spec import FileWeights, JobSpec, JobWeights, load_spec
 from tid_core.training.files import replace_file
 from tid_core.training.launcher import run
 
 Outcome = Literal["succeeded", "failed", "stopped"]
+
+
+INDEX = "dataset"
+"""Folder within the output: the dataset's annotations as training reads them."""
+SHOWN = ("loss/", "val/AP", "val/VOC", "teacher/AP", "teacher/VOC")
 
 
 class Console:
@@ -53,7 +61,7 @@ class Console:
 
     def _metrics(self, event: Metrics) -> str:
         values = {name: value for name, value in event.values.items() if "/class/" not in name}
-        shown = [name for name in values if name.startswith(("loss/", "val/AP", "teacher/AP")) or name == "lr"]
+        shown = [name for name in values if name.startswith(SHOWN) or name == "lr"]
         left = f", {_duration(self._eta)} left" if self._eta is not None else ""
         return f"epoch {event.epoch} step {event.step}: {' '.join(f'{n} {values[n]:.4g}' for n in shown)}{left}"
 
@@ -64,16 +72,27 @@ class Console:
         return None
 
 
-def run_spec(path: Path, out: Path, dataset: Path | None, should_stop: Callable[[], bool]) -> Outcome:
+def run_spec(
+    path: Path,
+    out: Path,
+    dataset: Path | None,
+    should_stop: Callable[[], bool],
+    options: IndexOptions | None = None,
+) -> Outcome:
     """Train the spec's student and, with `baseline: true`, its twin, each in a folder of its own under `out`.
 
-    A run that finds its own resume states in its folder goes on from there.
+    `options` say how to read the dataset. A run that finds its own resume states in its folder goes on from there.
     """
     try:
         spec = load_spec(path)
         root = (dataset or Path(spec.dataset)).expanduser().resolve()
-        _check(spec, root)
-        plans = _plans(spec, root, out.expanduser().resolve())
+        source = read_source(root, options or IndexOptions())
+        present(root, source)
+        facts = facts_of(source, root.name, "present")
+        _check(spec, facts)
+        folder = out.expanduser().resolve()
+        plans = _plans(spec, root, folder)
+        write_index(source, facts, folder / INDEX)
     except (OSError, ValueError, DatasetError, TrainingFailure) as error:
         sys.stderr.write(f"{_readable(error)}\n")
         return "failed"
@@ -85,8 +104,8 @@ def run_spec(path: Path, out: Path, dataset: Path | None, should_stop: Callable[
     return "succeeded"
 
 
-def _check(spec: JobSpec, root: Path) -> None:
-    problems = check(spec, dataset=read_facts(root, root.name, check_images=False), teacher=None)
+def _check(spec: JobSpec, facts: DatasetFacts) -> None:
+    problems = check(spec, dataset=facts, teacher=None)
     for problem in problems:
         sys.stderr.write(f"{problem.severity}: {problem.field}: {problem.detail}; {problem.expected}\n")
     if any(problem.severity == "error" for problem in problems):
@@ -95,7 +114,7 @@ def _check(spec: JobSpec, root: Path) -> None:
 
 def _plans(spec: JobSpec, root: Path, out: Path) -> dict[str, RunPlan]:
     jobs = {"student": spec, "baseline": spec.baseline_twin()} if spec.baseline else {"student": spec}
-    splits = find_splits(root)
+    splits = {name: SplitPaths(images=root, annotations=out / INDEX / f"{name}.json") for name in ("train", "val")}
     plans = {}
     for name, job in jobs.items():
         folder = out / name if spec.baseline else out

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tid_core.data.index import build_index, index_splits
 from tid_core.data.synthetic import write_demo_data
 from tid_core.detectors.build import build_detector
 from tid_core.events import EVENT, Event, Finished
-from tid_core.facts import find_splits
-from tid_core.plan import RunPlan, TeacherPlan
+from tid_core.plan import RunPlan, SplitPaths, TeacherPlan
 from tid_core.spec import JobSpec
 from tid_core.training.loop import train
 
@@ -33,6 +33,14 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("digits")
     write_demo_data(root, images=24, seed=1)
     return root
+
+
+@pytest.fixture(scope="session")
+def splits(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, SplitPaths]:
+    """The dataset's index, as the service hands it to a training."""
+    index = tmp_path_factory.mktemp("index")
+    build_index(dataset, index, name="digits")
+    return index_splits(dataset, index)
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +75,7 @@ SPEC: dict[str, Any] = {
 
 
 @pytest.fixture
-def make_plan(dataset: Path, teacher_file: Path, tmp_path: Path) -> Callable[..., RunPlan]:
+def make_plan(splits: dict[str, SplitPaths], teacher_file: Path, tmp_path: Path) -> Callable[..., RunPlan]:
     """A plan of 6 steps an epoch; keyword arguments change the spec, section by section. `plain` = no teacher."""
 
     def make(*, out: str = "out", plain: bool = False, **changes: Any) -> RunPlan:
@@ -77,7 +85,6 @@ def make_plan(dataset: Path, teacher_file: Path, tmp_path: Path) -> Callable[...
         for name, value in changes.items():
             content[name] = {**content.get(name, {}), **value} if isinstance(value, dict) else value
         spec = JobSpec.model_validate(content)
-        splits = find_splits(dataset)
         teacher = TeacherPlan(detector="fcos_conv5_tiny", file=teacher_file) if spec.teacher else None
         folder = tmp_path / out
         return RunPlan(
