@@ -90,7 +90,7 @@ def sum_valid(losses_NLK: Tensor, valid_NL: Tensor) -> Tensor:
 
 
 def weighted_giou(boxes_P4: Tensor, positives: Positives, weights_P: Tensor, normaliser: Tensor) -> Tensor:
-    losses_P = generalized_box_iou_loss(boxes_P4, positives.boxes_P4, reduction="none")
+    losses_P: Tensor = generalized_box_iou_loss(boxes_P4, positives.boxes_P4, reduction="none")
     return BOX_WEIGHT * (losses_P * weights_P).sum() / normaliser
 
 

@@ -32,7 +32,7 @@ class Gfl(TrainableModel):
         weights_P = positives.of(logits_NLK.detach()).sigmoid().amax(dim=-1)
         count, weight = normalisers(positives, weights_P)
         targets_NLK = class_targets(logits_NLK, positives, quality_P)
-        sides_P4 = distribution_focal_loss(codes_PD.unflatten(-1, (4, BINS)), side_distances(positives))
+        sides_P4 = distribution_focal_loss(codes_PD.view(-1, 4, BINS), side_distances(positives))
         return {
             "classification": sum_valid(quality_focal_loss(logits_NLK, targets_NLK), valid_NL) / count,
             "bbox_regression": weighted_giou(boxes_P4, positives, weights_P, weight),

@@ -108,6 +108,7 @@ class OneAnchorHead(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        assert self.classification_head.cls_logits.bias is not None
         nn.init.constant_(self.classification_head.cls_logits.bias, -log((1 - PRIOR) / PRIOR))
 
     def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
@@ -132,7 +133,7 @@ def decode_distribution(regression_NLD: Tensor, anchors_L4: Tensor) -> Tensor:
     Args:
         anchors_L4: (..., L, 4), of ANCHOR_STRIDES strides each; broadcast against the codes.
     """
-    distance_NL4 = expected_distance(regression_NLD.unflatten(-1, (4, -1)))
+    distance_NL4 = expected_distance(regression_NLD.view(*regression_NLD.shape[:-1], 4, BINS))
     distance_NL4 = distance_NL4 * ((anchors_L4[..., 2:3] - anchors_L4[..., :1]) / ANCHOR_STRIDES)
     centres_L2 = (anchors_L4[..., :2] + anchors_L4[..., 2:]) / 2
     return torch.cat([centres_L2 - distance_NL4[..., :2], centres_L2 + distance_NL4[..., 2:]], dim=-1)
