@@ -51,7 +51,7 @@ class ConfigText:
         return Normalisation(means.pop(), stds.pop(), rgb=orders == {"True"})
 
     def _triples(self, name: str) -> set[tuple[float, ...]]:
-        triples = set()
+        triples: set[tuple[float, ...]] = set()
         for value in self.values(name):
             try:
                 numbers = tuple(float(number) for number in literal_eval(value))

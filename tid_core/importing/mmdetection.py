@@ -91,7 +91,21 @@ def _info_and_style(checkpoint: Checkpoint, style: str | None, detector: str | N
     implied = ("caffe" if info.trunk.caffe else "pytorch") if bottlenecks else None
     if style is not None and implied not in (None, style):
         raise ImportRefused("style_contradicted", f"--style says {style}, but {detector} is of style {implied}")
-    return info, find_style(checkpoint, bottlenecks, style or implied)
+    style = find_style(checkpoint, bottlenecks, style or implied)
+    _check_asked(checkpoint, info, style)
+    return info, style
+
+
+def _check_asked(checkpoint: Checkpoint, info: DetectorInfo, style: str) -> None:
+    """A detector that was asked for may only settle what the file leaves open."""
+    try:
+        told = find_detector(checkpoint, style)
+    except ImportRefused as refused:
+        if refused.code != "head_unknown":
+            raise
+        return
+    if told != info:
+        raise ImportRefused("detector_contradicted", f"--detector says {info.name}, the file holds {told.name}")
 
 
 def _classes(checkpoint: Checkpoint, info: DetectorInfo, given: Sequence[str] | None, notes: list[str]) -> list[str]:

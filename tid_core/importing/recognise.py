@@ -1,6 +1,7 @@
 """Which detector a state_dict of mmdetection belongs to: by its keys and shapes, by its config where these are mute."""
 
 import re
+from ast import literal_eval
 from collections.abc import Iterable
 
 from tid_core.catalogue import DETECTORS, DetectorInfo, Family
@@ -8,7 +9,7 @@ from tid_core.importing.names import OUTPUTS
 from tid_core.importing.reading import Checkpoint, State
 from tid_core.importing.refusal import ImportRefused, some
 
-_DEPTHS = {
+_DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,
@@ -19,13 +20,33 @@ _DEPTHS = {
 _ELSEWHERE = ("roi_head.", "rpn_head.", "mask_head.", "bbox_head.transformer.", "encoder.", "decoder.", "query_head.")
 """Beginnings of keys that only detectors of other kinds have."""
 
-# Settings that no shape shows, with the only value that the detectors here can hold.
-_ASSUMED: dict[Family, dict[str, str]] = {
-    "retinanet": {"octave_base_scale": "4", "scales_per_octave": "3", "ratios": "[0.5,1.0,2.0]"},
-    "fcos": {"relu_before_extra_convs": "True"},
-    "gfl": {"octave_base_scale": "8", "scales_per_octave": "1", "ratios": "[1.0]"},
-    "atss": {"octave_base_scale": "8", "scales_per_octave": "1", "ratios": "[1.0]"},
+_ONE_ANCHOR: dict[str, tuple[object, ...]] = {
+    "octave_base_scale": (8,),
+    "scales_per_octave": (1,),
+    "ratios": ([1.0],),
+    "center_offset": (0.0,),
+    "num_groups": (32,),
+    "add_extra_convs": ("on_output", True),
+    "relu_before_extra_convs": (False,),
 }
+_HOLDABLE: dict[Family, dict[str, tuple[object, ...]]] = {
+    "retinanet": {
+        "octave_base_scale": (4,),
+        "scales_per_octave": (3,),
+        "ratios": ([0.5, 1.0, 2.0],),
+        "center_offset": (0.0,),
+        "target_stds": ([1.0, 1.0, 1.0, 1.0],),
+        "relu_before_extra_convs": (False,),
+    },
+    "fcos": {
+        "num_groups": (32,),
+        "add_extra_convs": ("on_output", True),
+        "relu_before_extra_convs": (True,),
+    },
+    "gfl": _ONE_ANCHOR,
+    "atss": {**_ONE_ANCHOR, "target_stds": ([0.1, 0.1, 0.2, 0.2],)},
+}
+"""Settings of a config that no shape shows, with the values that the detectors here can hold."""
 
 
 def find_family(state: State) -> Family:
@@ -96,28 +117,39 @@ def find_detector(checkpoint: Checkpoint, style: str) -> DetectorInfo:
 
 def _exponential(checkpoint: Checkpoint) -> bool:
     """Whether this is FCOS as first published. Only the config tells."""
-    found = {name: checkpoint.config.value(name) for name in ("norm_on_bbox", "centerness_on_reg")}
-    if not checkpoint.config.text:
+    switches = {name: checkpoint.config.values(name) or {"False"} for name in ("norm_on_bbox", "centerness_on_reg")}
+    if not checkpoint.config.text or any(len(values) > 1 for values in switches.values()):
         detail = (
-            "nothing in the file says how this FCOS codes its boxes; give --detector: fcos_..._fpn_mm for norm_on_bbox "
+            "the file does not say how this FCOS codes its boxes; give --detector: fcos_..._fpn_mm for norm_on_bbox "
             "and centerness_on_reg (the `center-normbbox-centeronreg` configs), fcos_..._fpn_mm_exp for neither"
         )
         raise ImportRefused("head_unknown", detail)
-    switches = {value == "True" for value in found.values()}
-    if len(switches) > 1:
-        told = ", ".join(f"{name}={value or False}" for name, value in found.items())
+    first, second = switches.values()
+    if first != second:
+        told = ", ".join(f"{name}={', '.join(values)}" for name, values in switches.items())
         raise ImportRefused("head_unsupported", f"FCOS with {told}: only both or neither can be held")
-    return switches == {False}
+    return first == {"False"}
 
 
 def check_config(checkpoint: Checkpoint, family: Family) -> None:
-    """Refuse what the config says of the head and no shape shows.
+    """Refuse what the config says and no shape shows.
 
     Raises:
         ImportRefused: `head_unsupported`.
     """
-    for name, only in _ASSUMED[family].items():
-        other = checkpoint.config.values(name) - {only}
+    for name, holdable in _HOLDABLE[family].items():
+        values = checkpoint.config.values(name)
+        if name == "relu_before_extra_convs" and checkpoint.config.text and not values:
+            values = {"False"}  # its default
+        other = sorted(value for value in values if _literal(value) not in holdable)
         if other:
-            detail = f"the config in the file has {name}={', '.join(sorted(other))}; only {only} can be held"
+            only = " or ".join(map(str, holdable))
+            detail = f"the config in the file has {name}={', '.join(other)}; of {family} only {only} can be held"
             raise ImportRefused("head_unsupported", detail)
+
+
+def _literal(text: str) -> object:
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -248,15 +248,30 @@ def test_fcos_without_a_config_needs_its_name(tmp_path: Path, public: Any) -> No
     error = refused(path)
     assert (error.code, "--detector" in error.detail) == ("head_unknown", True)
     assert import_mmdetection(path, detector="fcos_resnet18_fpn_mm").detector.info.flavour == "mm"
+    assert refused(path, detector="fcos_resnet18_fpn").code == "keys_unfit"
+
+
+def test_a_detector_asked_for_may_not_contradict_the_file(tmp_path: Path, public: Any) -> None:
+    speaking = public("fcos", 50, caffe=True, exponential=True).save(tmp_path / "x.pth")
+    error = refused(speaking, detector="fcos_resnet50_caffe_fpn_mm")
+    assert error.code == "detector_contradicted"
+    assert "fcos_resnet50_caffe_fpn_mm_exp" in error.detail
+    both = public("fcos", 18).meta()
+    both["config"] += "other = dict(norm_on_bbox=False)"
+    assert refused(public("fcos", 18).save(tmp_path / "both.pth", meta=both)).code == "head_unknown"
 
 
 @pytest.mark.parametrize(
     ("family", "old", "new", "told"),
     [
         ("fcos", "centerness_on_reg=True", "centerness_on_reg=False", "norm_on_bbox=True, centerness_on_reg=False"),
-        ("fcos", "relu_before_extra_convs=True", "relu_before_extra_convs=False", "only True can be held"),
-        ("gfl", "type='ResNet'", "type='ResNet', octave_base_scale=4", "octave_base_scale=4; only 8"),
-        ("retinanet", "type='ResNet'", "type='ResNet', ratios=[1.0]", "only [0.5,1.0,2.0]"),
+        ("fcos", "relu_before_extra_convs=True", "relu_before_extra_convs=False", "of fcos only True can"),
+        ("fcos", "relu_before_extra_convs=True", "num_outs=5", "relu_before_extra_convs=False"),
+        ("atss", "type='ResNet'", "norm=dict(num_groups=16)", "num_groups=16"),
+        ("gfl", "type='ResNet'", "add_extra_convs='on_lateral'", "add_extra_convs=on_lateral"),
+        ("retinanet", "type='ResNet'", "target_stds=[0.1, 0.1, 0.2, 0.2]", "target_stds=[0.1,0.1,0.2,0.2]"),
+        ("gfl", "type='ResNet'", "type='ResNet', octave_base_scale=4", "octave_base_scale=4; of gfl only 8"),
+        ("retinanet", "type='ResNet'", "type='ResNet', ratios=[1.0]", "only [0.5, 1.0, 2.0]"),
     ],
 )
 def test_heads_that_cannot_be_held(tmp_path: Path, public: Any, family: str, old: str, new: str, told: str) -> None:
