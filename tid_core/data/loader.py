@@ -2,6 +2,7 @@
 
 import atexit
 import math
+import os
 import signal
 import weakref
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from tid_core.data.coco import CocoDetection, Sample
 from tid_core.data.sampler import EpochSampler
 from tid_core.events import TrainingFailure
+from tid_core.lifetime import die_with_parent
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 PREFETCH = 2
@@ -161,7 +163,7 @@ def _data_loader(
         pin_memory=pin_memory,
         persistent_workers=persistent,
         prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=_leave_signals_to_the_run,
+        worker_init_fn=_live_with_the_run,
         # Its own generator, as otherwise each epoch would draw from the process's.
         generator=torch.Generator(),
     )
@@ -207,11 +209,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     ]
 
 
-def _leave_signals_to_the_run(_worker: int) -> None:
+def _live_with_the_run(_worker: int) -> None:
     """Ctrl-C and service managers signal the whole group: were the loaders to die of it, the run could not end its
-    step and save. They end with the run, which they watch."""
+    step and save. They end with the run, at once: by themselves they look for it every five seconds."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(os.getppid())
 
 
 class _Failed:

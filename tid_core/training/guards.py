@@ -8,7 +8,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tid_core.events import TrainingFailure
-from tid_core.ranks import num_ranks
 from tid_core.spec import JobSpec
 from tid_core.training.gradients import gradient_norm_of
 from tid_core.training.meeting import RANK_LOST
@@ -92,7 +91,7 @@ def as_failure(error: Exception, spec: JobSpec) -> TrainingFailure:
 def _is_lost_rank(error: Exception, message: str) -> bool:
     if isinstance(error, dist.DistError):
         return True
-    return isinstance(error, RuntimeError) and num_ranks() > 1 and any(text in message for text in _RANK_MESSAGES)
+    return isinstance(error, RuntimeError) and any(text in message for text in _RANK_MESSAGES)
 
 
 def _is_out_of_memory(error: Exception, message: str) -> bool:

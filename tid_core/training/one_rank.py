@@ -17,18 +17,18 @@ from tid_core.training.loop import train
 from tid_core.training.meeting import STOP, leave_word
 
 
-def train_as_rank(plan: RunPlan, folder: Path, report: Reporter, stop_asked: Callable[[], bool]) -> int:
-    """Take part in the run, and leave word in `folder` of how it ended. Returns the exit code.
+def train_as_rank(plan: RunPlan, folder: Path, report: Reporter, stop_asked: Callable[[], bool]) -> NoReturn:
+    """Take part in the run, leave word in `folder` of how it ended, and end the process.
 
-    A stop is no failure here: torchrun would take it for one and end the ranks that are still writing.
+    Its exit code is 0 for a stop, too: torchrun would take another for a failure, and end ranks that still write.
     """
-    number, device = int(os.environ["RANK"]), _device(plan)
+    number = int(os.environ["RANK"])
 
     def should_stop() -> bool:
         return stop_asked() or (number == 0 and (folder / STOP).exists())
 
     try:
-        with joined(device):
+        with joined(_device(plan)):
             finished = train(plan, _all_but_the_last_word(report, number), should_stop)
             if finished.outcome == "failed":
                 _leave(folder, number, finished)
@@ -36,8 +36,7 @@ def train_as_rank(plan: RunPlan, folder: Path, report: Reporter, stop_asked: Cal
         traceback.print_exc()
         failure = as_failure(error, plan.spec)
         _leave(folder, number, Finished(outcome="failed", reason=failure.reason, detail=failure.detail))
-    leave_word(folder, number, finished)
-    return 0
+    _leave(folder, number, finished)
 
 
 def _device(plan: RunPlan) -> torch.device:
@@ -59,8 +58,9 @@ def _all_but_the_last_word(report: Reporter, number: int) -> Reporter:
 
 
 def _leave(folder: Path, number: int, finished: Finished) -> NoReturn:
-    """End at once: an orderly end would wait for ranks that wait for this one."""
+    """End at once. After a failure an orderly end would wait for ranks that wait for this one, and it takes seconds in
+    any case."""
     leave_word(folder, number, finished)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(1 if finished.outcome == "failed" else 0)
