@@ -341,6 +341,9 @@ class DetectorOut(Out):
     coco_map: float | None = Field(description="Box mAP (percent) of the COCO_V1 weights, as torchvision publishes it.")
     weights: list[str] = Field(description="Weights of the whole detector.")
     has_imagenet: bool = Field(description="Whether `imagenet` weights exist for the backbone.")
+    flavour: str = Field(
+        description="torchvision, or as mmdetection defines RetinaNet and FCOS, for its checkpoints: mm, mm_exp."
+    )
 
 
 class MethodOut(Out):

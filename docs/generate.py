@@ -100,7 +100,8 @@ def detectors_page() -> str:
             f"| `{info.name}` | {info.backbone} | {strides} | {info.channels} | {info.anchors_per_location} "
             f"| {info.parameters / 1e6:.2f} | {ap} | {weights} |"
         )
-    lines += ["\nParameters at 91 classes.\n", "| family | what it is | source |", "|---|---|---|"]
+    lines += ["\nParameters at 91 classes. `_mm`, `_mm_exp`, `_caffe`: for [imported checkpoints](import.md).\n"]
+    lines += ["| family | what it is | source |", "|---|---|---|"]
     lines += [f"| `{name}` | {family.title} | {family.source} |" for name, family in FAMILIES.items()]
     lines += ["", "| method | what it is | source |", "|---|---|---|"]
     lines += [f"| `{m.name}` | {m.title} | {m.source} |" for m in METHODS.values()]
