@@ -176,7 +176,9 @@ class DataSpec(Model):
     scale_jitter: tuple[Positive, Positive] | None = Field(
         None, description="Range of a random zoom, e.g. [0.8, 1.2]; [0.1, 2.0] is large-scale jitter."
     )
-    workers: Annotated[int, Field(ge=0, le=64)] = Field(0, description="Loader processes; 0 = in the training process.")
+    workers: Annotated[int, Field(ge=0, le=64)] = Field(
+        0, description="Loader processes of each GPU; 0 = in the training process."
+    )
     invalid_boxes: Literal["drop", "refuse"] = Field("drop", description="What to do with boxes that cannot be used.")
     drop_empty: bool = Field(False, description="Leave out training images without boxes.")
 
@@ -205,7 +207,7 @@ class TrainingSpec(Model):
     lr: Positive = Field(0.01, description="Peak learning rate, for batch_size images.")
     lr_scaling: LrScaling | None = Field(
         None,
-        description="Where lr comes from, if it is left out; recipes set it. lr and batch_size must agree with it.",
+        description="Gives lr where it is left out; recipes set it. Where both stand, they must agree.",
     )
     momentum: Fraction = Field(0.9, description="Momentum of sgd.")
     weight_decay: NonNegative = Field(1e-4, description="Not applied to biases and normalisation layers.")
@@ -227,7 +229,7 @@ class TrainingSpec(Model):
     deterministic: bool = Field(False, description="Deterministic kernels on GPU (always on for CPU).")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one.")
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(
-        0, description="CPU threads of the training process; 0 = all cores."
+        0, description="CPU threads of the training, divided among its processes; 0 = all cores."
     )
     save_every_steps: Steps = Field(0, description="Resume states between epochs; 0 = none.")
     log_every_steps: Count = Field(10, description="Optimiser steps between metric points.")
@@ -292,7 +294,11 @@ class EvaluationSpec(Model):
 class ResourcesSpec(Model):
     """What a run needs of the machines."""
 
-    gpus: Annotated[int, Field(ge=0, le=64)] = Field(1, description="GPUs wanted; a host without any trains on CPU.")
+    gpus: Annotated[int, Field(ge=0, le=64)] = Field(
+        1,
+        description="GPUs wanted, with a process on each; a host with fewer uses what it has, one without any its CPU. "
+        "With `training.device: cpu` that many processes share the CPU.",
+    )
     queue: str = Field(
         "default", description="Workers of this queue take the job.", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$"
     )
@@ -310,7 +316,7 @@ class JobSpec(Model):
     name: Text = Field("job", min_length=1, max_length=120, description="For people; need not be unique.")
     recipe: Annotated[Text, AfterValidator(known_recipe)] | None = Field(
         None,
-        description="A name of GET /recipes, which fills in what student, data, training and evaluation leave out.",
+        description="A name of GET /recipes: fills in what student, data, training and evaluation leave out.",
     )
     teacher: TeacherSpec | None = Field(None, description="null = plain training of the student.")
     student: StudentSpec
@@ -359,9 +365,9 @@ def preset(recipe: str) -> dict[str, Any]:
     """The sections that a recipe fills, every default written out, for a student with ImageNet weights.
 
     Raises:
-        pydantic.ValidationError: there is no such recipe.
+        KeyError: there is no such recipe.
     """
-    standard = {"detector": "fcos_resnet50_fpn"} if known_recipe(recipe) and RECIPES[recipe].pretrained else {}
+    standard = {"detector": "fcos_resnet50_fpn"} if RECIPES[recipe].detector is None else {}
     job = JobSpec.model_validate({"recipe": recipe, "student": standard, "dataset": "any"})
     sections = job.model_dump(mode="json", include={"student", "data", "training", "evaluation"})
     if standard:

@@ -3,6 +3,8 @@
 import signal
 from dataclasses import dataclass
 
+CRASHES = ("child_killed", "child_crashed", "rank_lost")
+"""Reasons that call for another attempt, also where a training in several processes found them by itself."""
 OUT_OF_MEMORY_HINT = "the system's out-of-memory killer ends processes this way"
 
 

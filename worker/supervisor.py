@@ -20,7 +20,7 @@ from store.states import Outcome, State
 from tid_core.events import TrainingFailure
 from tid_core.plan import RunPlan
 from worker.child import Child
-from worker.endings import explain
+from worker.endings import CRASHES, explain
 from worker.link import AWAY, Away, Link, OwnershipUnknown
 from worker.planning import prepare
 from worker.recorder import Recorder
@@ -126,6 +126,8 @@ class Supervisor:
         finished = self._recorder.finished
         if finished is not None and finished.outcome == "succeeded":
             self._finish_succeeded()
+        elif finished is not None and finished.reason in CRASHES:
+            self._report_crash(finished.reason, finished.detail or "")
         elif finished is not None and finished.outcome == "failed":
             self._finish_failed(finished.reason or "internal_error", finished.detail)
         elif self._stop.reason is Reason.CANCEL:

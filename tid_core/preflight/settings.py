@@ -27,13 +27,19 @@ def check_settings(spec: JobSpec) -> Iterator[Problem]:
         )
     yield from _distillation(spec)
     yield from _learning_rate(spec)
-    if spec.resources.gpus > 1:
+    yield from _gpus(spec)
+
+
+def _gpus(spec: JobSpec) -> Iterator[Problem]:
+    """Losses are averaged over the GPUs, so each must get as many images as the others."""
+    gpus, batch, accumulate = spec.resources.gpus, spec.training.batch_size, spec.training.accumulate
+    if gpus > 1 and batch % (gpus * accumulate):
+        parts = f" in {accumulate} parts" if accumulate > 1 else ""
         yield Problem(
-            code="one_gpu_used",
-            field="/resources/gpus",
-            detail=f"{spec.resources.gpus} GPUs are asked for, but a run trains on one",
-            expected="1, or 0 for the CPU",
-            severity="warning",
+            code="batch_indivisible",
+            field="/training/batch_size",
+            detail=f"{gpus} GPUs cannot share a batch of {batch}{parts} evenly",
+            expected=f"a multiple of {gpus * accumulate}, e.g. {-(-batch // (gpus * accumulate)) * gpus * accumulate}",
         )
 
 
