@@ -354,6 +354,15 @@ class MethodOut(Out):
     published: str = Field(description="A figure published elsewhere; empty where there is none.")
 
 
+class RecipeOut(Out):
+    name: str
+    title: str
+    settings: dict[str, Any] = Field(
+        description="The sections of a job that it fills in, every default written out, as for a student with ImageNet "
+        "weights and the recipe's own batch."
+    )
+
+
 class Worker(Out):
     id: str
     hostname: str

@@ -287,6 +287,9 @@ class Client:
     def methods(self) -> list[schemas.MethodOut]:
         return self._items("/methods", schemas.MethodOut)
 
+    def recipes(self) -> list[schemas.RecipeOut]:
+        return self._items("/recipes", schemas.RecipeOut)
+
     def workers(self) -> list[schemas.Worker]:
         return self._items("/workers", schemas.Worker)
 

@@ -1,12 +1,13 @@
-"""What can be asked for: detectors, methods, and the schema of a job."""
+"""What can be asked for: detectors, methods, recipes, and the schema of a job."""
 
 from typing import Any
 
 from fastapi import APIRouter
 
-from api.schemas import DetectorOut, Items, MethodOut
+from api.schemas import DetectorOut, Items, MethodOut, RecipeOut
 from tid_core.catalogue import DETECTORS, METHODS
-from tid_core.spec import JobSpec
+from tid_core.recipes import RECIPES
+from tid_core.spec import JobSpec, preset
 
 router = APIRouter()
 
@@ -21,6 +22,13 @@ def list_detectors() -> Items[DetectorOut]:
 def list_methods() -> Items[MethodOut]:
     """Ways to distil, each with its source."""
     return Items(data=[MethodOut.model_validate(info) for info in METHODS.values()])
+
+
+@router.get("/recipes", tags=["recipes"], name="list")
+def list_recipes() -> Items[RecipeOut]:
+    """Schedules that a job can name, each with all that it fills in."""
+    recipes = RECIPES.values()
+    return Items(data=[RecipeOut(name=r.name, title=r.title, settings=preset(r.name)) for r in recipes])
 
 
 @router.get("/schemas/job", tags=["schemas"], name="job")
