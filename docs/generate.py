@@ -1,7 +1,7 @@
 """Writes the reference pages that are read off the code: `uv run python -m docs.generate` (`--check` in CI).
 
-job.schema.json and job-spec.md from the job model, detectors.md from the catalogue, settings.md from the settings,
-openapi.json from the app.
+job.schema.json and job-spec.md from the job model, detectors.md from the catalogue, recipes.md from the recipes,
+settings.md from the settings, openapi.json from the app.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from api.openapi import text as openapi_text
+from docs.recipes_page import recipes_page
 from store.settings import Settings
 from tid_core import spec
 from tid_core.catalogue import DETECTORS, FAMILIES, METHODS
@@ -131,6 +132,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield ROOT / "docs/job.schema.json", json.dumps(schema, indent=2) + "\n"
     yield ROOT / "docs/job-spec.md", job_spec_page()
     yield ROOT / "docs/detectors.md", detectors_page()
+    yield ROOT / "docs/recipes.md", GENERATED + recipes_page()
     yield ROOT / "docs/settings.md", settings_page()
     yield ROOT / "openapi.json", openapi_text()
 
