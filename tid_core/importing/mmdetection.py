@@ -20,6 +20,7 @@ from tid_core.importing.names import OLD_OUTPUTS, OUTPUTS, public_name
 from tid_core.importing.reading import Checkpoint, State, read_checkpoint
 from tid_core.importing.recognise import check_config, find_detector, find_family, find_style, find_trunk
 from tid_core.importing.refusal import ImportRefused, some
+from tid_core.text import CONTROLS
 
 COCO_80 = tuple(name for name in COCO_CATEGORIES if name not in ("__background__", "N/A"))
 """mmdetection's outputs for COCO: category ids in their order, without the gaps."""
@@ -110,7 +111,7 @@ def _check_asked(checkpoint: Checkpoint, info: DetectorInfo, style: str) -> None
 
 def _classes(checkpoint: Checkpoint, info: DetectorInfo, given: Sequence[str] | None, notes: list[str]) -> list[str]:
     key = f"bbox_head.{OUTPUTS[info.family][0]}.weight"
-    outputs = len(checkpoint.state[key]) // info.anchors_per_location
+    outputs = sum(checkpoint.state[key].shape[:1]) // info.anchors_per_location
     names = list(given) if given is not None else checkpoint.classes
     source = "--classes" if given is not None else "the file's meta"
     if names is None and outputs == len(COCO_80):
@@ -122,6 +123,9 @@ def _classes(checkpoint: Checkpoint, info: DetectorInfo, given: Sequence[str] | 
     if len(names) != outputs or len(set(names)) != len(names):
         detail = f"{source} has {len(names)} names ({len(set(names))} different), {key} has {outputs} classes"
         raise ImportRefused("classes_unfit", detail)
+    odd = [name for name in names if CONTROLS.search(name) or not name.strip()]
+    if odd:
+        raise ImportRefused("classes_unfit", f"{source} has names that are empty or hold control characters: {odd}")
     return names
 
 

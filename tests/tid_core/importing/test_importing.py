@@ -169,6 +169,14 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, content: Any, code: str) 
     assert str(path) in error.detail
 
 
+def test_the_older_format_of_torch(tmp_path: Path, public: Any) -> None:
+    """Which mmdetection publishes its checkpoints in."""
+    source = public("gfl", 18)
+    whole = {"meta": source.meta(), "state_dict": source.state()}
+    torch.save(whole, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    assert import_mmdetection(tmp_path / "x.pth").detector.info.name == "gfl_resnet18_fpn"
+
+
 def test_a_truncated_file(tmp_path: Path, public: Any) -> None:
     path = public("gfl", 18).save(tmp_path / "x.pth")
     path.write_bytes(path.read_bytes()[:-1000])
@@ -297,6 +305,10 @@ def test_classes(tmp_path: Path, public: Any) -> None:
     assert import_mmdetection(silent, classes=list("vwxyz")).classes == list("vwxyz")
     assert "4 names" in refused(silent, classes=list("vwxy")).detail
     assert "4 different" in refused(silent, classes=list("vwxyy")).detail
+    for odd in ("y\nz", " "):
+        assert repr(odd) in refused(silent, classes=[*"vwxy", odd]).detail
+    scalar = {**source.state(), "bbox_head.gfl_cls.weight": torch.tensor(1.0)}
+    assert "0 classes" in refused(source.save(tmp_path / "scalar.pth", scalar)).detail
     whole = public("gfl", 18, num_classes=80).save(tmp_path / "coco.pth", meta={})
     imported = import_mmdetection(whole)
     assert imported.classes == list(COCO_80)
