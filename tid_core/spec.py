@@ -183,7 +183,7 @@ class DataSpec(Model):
     drop_empty: bool = Field(False, description="Leave out training images without boxes.")
 
 
-class LrScaling(Model):
+class LrScalingSpec(Model):
     """A learning rate for batches of one size, and how it follows the batch that is trained with."""
 
     lr: Positive = Field(description="Peak learning rate for batches of `images`.")
@@ -205,7 +205,7 @@ class TrainingSpec(Model):
     accumulate: Count = Field(1, description="Backward passes per optimiser step; divides batch_size.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="The rule that moves the weights.")
     lr: Positive = Field(0.01, description="Peak learning rate, for batch_size images.")
-    lr_scaling: LrScaling | None = Field(
+    lr_scaling: LrScalingSpec | None = Field(
         None,
         description="Gives lr where it is left out; recipes set it. Where both stand, they must agree.",
     )
@@ -242,7 +242,7 @@ class TrainingSpec(Model):
             return data
         try:
             batch_size = int(data.get("batch_size", cls.model_fields["batch_size"].default))
-            return {**data, "lr": LrScaling.model_validate(data["lr_scaling"]).at(batch_size)}
+            return {**data, "lr": LrScalingSpec.model_validate(data["lr_scaling"]).at(batch_size)}
         except (TypeError, ValueError):  # told by the fields themselves
             return data
 

@@ -197,6 +197,31 @@ def test_a_job_that_is_not_there(tid) -> None:
     assert tid("show").code == 2
 
 
+def test_recipes(tid, tmp_path) -> None:
+    listed = tid("recipes").out
+    assert all(name in listed for name in ("coco_1x", "voc_1x", "small_data", "cpu_smoke"))
+    shown = tid("recipes", "coco_1x")
+    assert yaml.safe_load(shown.out)["training"]["lr_scaling"] == {"lr": 0.01, "images": 16, "rule": "linear"}
+    nobody = f"http://127.0.0.1:{free_port('127.0.0.1', 0)}"
+    assert tid("recipes", "coco_1x", "--url", nobody).code == 3
+    unknown = tid("recipes", "coco_3x")
+    assert unknown.code == 1
+    assert "voc_1x" in unknown.err
+
+
+def test_a_job_by_its_recipe(tid, tmp_path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("recipe: cpu_smoke\ndataset: digits\n")
+    assert "is fine" in tid("check", path).out
+    assert tid("submit", path).code == 0
+    path.write_text("recipe: cpu_smok\ndataset: digits\nstudent: {detector: fcos_conv5_tiny}\n")
+    for options in ((), ("--local",)):
+        refused = tid("check", path, *options)
+        assert refused.code == 1
+        assert "/recipe" in refused.err
+        assert "cpu_smoke" in refused.err
+
+
 def test_datasets(tid, server) -> None:
     listed = tid("datasets", "list").out
     assert "digits" in listed
