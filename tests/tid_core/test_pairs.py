@@ -149,6 +149,9 @@ def test_other_strides_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPat
         ("atss_resnet50_fpn", "gfl_resnet50_fpn", True),
         ("fcos_resnet50_fpn", "atss_resnet50_fpn", True),
         ("gfl_conv10_small", "gfl_conv5_tiny", False),
+        ("fcos_resnet50_caffe_fpn_mm", "fcos_resnet18_fpn_mm", False),
+        ("fcos_resnet50_fpn_mm", "fcos_resnet50_fpn", True),
+        ("fcos_resnet50_caffe_fpn_mm_exp", "fcos_resnet50_caffe_fpn_mm", True),
     ],
 )
 def test_inheriting_a_head(teacher: str, student: str, unfit: bool) -> None:
