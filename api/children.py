@@ -87,11 +87,11 @@ def _listen(process: "subprocess.Popen[bytes]", watch: Watch) -> tuple[str, str]
             selector.register(pipe, selectors.EVENT_READ)
         while selector.get_map():
             for key, _ in selector.select(_LOOK_SECONDS):
-                pipe: Any = key.fileobj
+                source: Any = key.fileobj
                 chunk = os.read(key.fd, _READ_BYTES)
                 if not chunk:
-                    selector.unregister(pipe)
-                heard[pipe] = (heard[pipe] + chunk)[-_KEPT_BYTES:]
+                    selector.unregister(source)
+                heard[source] = (heard[source] + chunk)[-_KEPT_BYTES:]
             if time.monotonic() - watched >= _LOOK_SECONDS:
                 watched = time.monotonic()
                 done = _latest(heard[process.stderr]) or done

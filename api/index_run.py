@@ -70,7 +70,7 @@ class IndexRun:
 
     def _validate(self, row: Dataset) -> None:
         self._place.clear(but=self._what_is_there())  # what a process left that was killed
-        index = self._place.index(self._hold.token)
+        index = self._place.new_index(self._hold.token)
         try:
             root = self._root(row)
             facts = self._index(row, root, index)

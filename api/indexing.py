@@ -35,14 +35,14 @@ class Indexer:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self.parts.dataset_came.clear()
-            try:
-                self._round()
-            except Exception as error:
-                log.warning("datasets could not be looked through, it is tried again: %s", error)
+            for work in (self._round, self._sweep):
+                try:
+                    work()
+                except Exception as error:
+                    log.warning("datasets could not be looked after, it is tried again: %s", error)
             self.parts.dataset_came.wait(self.parts.settings.reaper_seconds)
 
     def _round(self) -> None:
-        self._sweep()
         with self.parts.database.read() as session:
             ids = datasets.waiting(session=session)
         for dataset_id in ids:

@@ -1,9 +1,11 @@
 """The edge of the application: request ids, size limit, security headers, and a last net for exceptions."""
 
+import asyncio
 import logging
 import re
 import time
 import uuid
+from contextlib import suppress
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,6 +17,7 @@ log = logging.getLogger("api")
 access_log = logging.getLogger("api.access")
 
 _UPLOAD = re.compile(r"/datasets/[^/]+/archive")
+_DRAIN_SECONDS = 2.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -47,53 +50,67 @@ class EdgeMiddleware:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id, scope)
+        body = _Body(receive, self.max_upload_bytes if _is_upload(scope) else self.max_body_bytes)
+        answer = _Answer(body, send, request_id, scope)
         begun = time.perf_counter()
         try:
-            await self._serve(scope, receive, answer)
+            await self._serve(scope, body, answer)
         except Exception:
             log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
             if answer.status is not None:
                 raise
-            await problem_response(request_id, internal_problem())(scope, receive, answer)
+            await problem_response(request_id, internal_problem())(scope, body, answer)
         finally:
             took_ms = (time.perf_counter() - begun) * 1000
             access_log.info(
                 "%s %s %s %.1fms %s", scope["method"], _printable(scope["path"]), answer.status, took_ms, request_id
             )
 
-    async def _serve(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+    async def _serve(self, scope: Scope, body: "_Body", answer: "_Answer") -> None:
         if "\0" in scope["path"]:  # no name holds it, and PostgreSQL takes no text with it
             problem = ProblemError(404, "not_found", "nothing is at this path")
-            await problem_response(answer.request_id, problem)(scope, receive, answer)
+            await problem_response(answer.request_id, problem)(scope, body, answer)
             return
-        limit = self.max_upload_bytes if _is_upload(scope) else self.max_body_bytes
         length = Headers(scope=scope).get("content-length", "0")
-        if length.isdecimal() and int(length) > limit:
-            problem = ProblemError(413, "body_too_large", _too_large(limit))
-            await problem_response(answer.request_id, problem)(scope, receive, answer)
+        if length.isdecimal() and int(length) > body.limit:
+            problem = ProblemError(413, "body_too_large", _too_large(body.limit))
+            await problem_response(answer.request_id, problem)(scope, body, answer)
             return
-        await self.app(scope, _Limited(receive, limit), answer)
+        await self.app(scope, body, answer)
 
 
-class _Limited:
+class _Body:
     """Counts the body as it comes in: a chunked request declares no length."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self.receive = receive
         self.limit = limit
         self.seen = 0
+        self.is_over = False
 
     async def __call__(self) -> Message:
-        message = await self.receive()
+        message = await self._next()
         self.seen += len(message.get("body", b""))
         if self.seen > self.limit:
             raise HTTPException(413, _too_large(self.limit))
         return message
 
+    async def drain(self) -> None:
+        """Read on for a moment: a connection that is closed with bytes unread is reset, and the answer may be lost."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not self.is_over:
+                    await self._next()
+
+    async def _next(self) -> Message:
+        message = await self.receive()
+        self.is_over = message["type"] != "http.request" or not message.get("more_body")
+        return message
+
 
 class _Answer:
-    def __init__(self, send: Send, request_id: str, scope: Scope) -> None:
+    def __init__(self, body: _Body, send: Send, request_id: str, scope: Scope) -> None:
+        self.body = body
         self.send = send
         self.request_id = request_id
         self.with_policy = not scope["path"].startswith(_PAGES)
@@ -111,6 +128,10 @@ class _Answer:
                 headers["Connection"] = "close"  # or the rest of an archive would be sent for nothing
             if self.with_policy:
                 headers.setdefault("Content-Security-Policy", _POLICY)
+        elif self.is_upload and self.status is not None and self.status >= 400 and not message.get("more_body"):
+            await self.send({**message, "more_body": True})
+            await self.body.drain()
+            message = {"type": "http.response.body"}
         await self.send(message)
 
 

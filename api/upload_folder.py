@@ -35,7 +35,7 @@ class Place(NamedTuple):
     def part(self, token: str) -> Path:
         return self.folder / f"{token}.part"
 
-    def index(self, token: str) -> Path:
+    def new_index(self, token: str) -> Path:
         return self.folder / f"index-{token}"
 
     def unpacked(self, token: str) -> Path:
@@ -79,7 +79,8 @@ def find_leftovers(settings: Settings, index_root: Path, session: Session) -> tu
     if not ids and not indexed:
         return [], []
     busy = datasets.held_ids(session=session)
-    states = dict(session.execute(select(models.Dataset.id, models.Dataset.state)).tuples())
+    rows = session.execute(select(models.Dataset.id, models.Dataset.state)).all()
+    states: dict[str, models.DatasetState] = {row.id: row.state for row in rows}
     stale = [Place(settings.uploads / one) for one in sorted(ids - busy) if states.get(one) != "validating"]
     return [place for place in stale if _has_more(place, states)], sorted(indexed - busy - states.keys())
 

@@ -13,6 +13,7 @@ from client.console import Url, connect, out, plain_table, say, size
 
 if TYPE_CHECKING:
     from api.schemas import Dataset
+    from tid_core.data.options import IndexOptions
 
 app = typer.Typer(help="Datasets the server knows.", no_args_is_help=True)
 
@@ -49,11 +50,18 @@ def add(
 
     The server looks at every image; `tid datasets show NAME` tells how far it is.
     """
-    options = {"format": format, "splits": _splits(split or []), "val_fraction": val_fraction, "val_seed": val_seed}
-    _check_options(options)
-    where: dict[str, Any] = {"archive": source} if _is_archive(source) else {"folder": source.expanduser().resolve()}
+    options = _options(format=format, splits=_splits(split or []), val_fraction=val_fraction, val_seed=val_seed)
+    is_archive = _is_archive(source)
     with connect(url) as client, _progress() as (on_bytes, on_progress):
-        dataset = client.add_dataset(name, **where, **options, wait=wait, on_bytes=on_bytes, on_progress=on_progress)
+        dataset = client.add_dataset(
+            name,
+            folder=None if is_archive else source.expanduser().resolve(),
+            archive=source if is_archive else None,
+            **dict(options),
+            wait=wait,
+            on_bytes=on_bytes,
+            on_progress=on_progress,
+        )
     _print(dataset)
 
 
@@ -109,13 +117,13 @@ def _splits(given: list[str]) -> dict[str, str] | None:
     return {ours: theirs for ours, _, theirs in pairs} or None
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def _options(**given: Any) -> IndexOptions:
     from pydantic import ValidationError
 
     from tid_core.data.options import IndexOptions
 
     try:
-        IndexOptions.model_validate(options)
+        return IndexOptions.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-") if first["loc"] else "split"
