@@ -63,10 +63,12 @@ def distribution_focal_loss(logits_P4B: Tensor, distances_P4: Tensor) -> Tensor:
     """
     lower_P4 = distances_P4.long()
     above_P4 = distances_P4 - lower_P4
-    logits_PB4 = logits_P4B.transpose(1, 2)
-    below_loss_P4 = cross_entropy(logits_PB4, lower_P4, reduction="none")
-    above_loss_P4 = cross_entropy(logits_PB4, lower_P4 + 1, reduction="none")
-    return below_loss_P4 * (1 - above_P4) + above_loss_P4 * above_P4
+    return _entropy(logits_P4B, lower_P4) * (1 - above_P4) + _entropy(logits_P4B, lower_P4 + 1) * above_P4
+
+
+def _entropy(logits_P4B: Tensor, bins_P4: Tensor) -> Tensor:
+    # In rows: over further dimensions a GPU has no deterministic version.
+    return cross_entropy(logits_P4B.flatten(0, 1), bins_P4.flatten(), reduction="none").view_as(bins_P4)
 
 
 def build_gfl(backbone: nn.Module, info: DetectorInfo, *, num_classes: int, **options: Any) -> Gfl:

@@ -103,13 +103,11 @@ class OneAnchorHead(nn.Module):
         super().__init__()
         self.classification_head = ClassificationHead(channels, num_classes, convs)
         self.regression_head = RegressionHead(channels, convs, num_levels, bins=bins)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        assert self.classification_head.cls_logits.bias is not None
-        nn.init.constant_(self.classification_head.cls_logits.bias, -log((1 - PRIOR) / PRIOR))
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 4:
+                nn.init.normal_(parameter, std=0.01)
+            elif name.endswith("bias"):
+                nn.init.constant_(parameter, -log((1 - PRIOR) / PRIOR) if "cls_logits" in name else 0.0)
 
     def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
         """`cls_logits` (N, L, K), `bbox_regression` (N, L, 4 * bins or 4), and for ATSS `bbox_ctrness` (N, L, 1)."""
