@@ -86,6 +86,8 @@ def _run(arguments: list[str]) -> dict[str, Any]:
 
 
 def _print(answer: dict[str, Any]) -> None:
+    import json
+
     names = answer["classes"]
     short = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     facts = [
@@ -98,6 +100,6 @@ def _print(answer: dict[str, Any]) -> None:
     ]
     for name, value in facts:
         out().print(f"{name:>12}  {value}", soft_wrap=True, markup=False, highlight=False)
-    place = Path(answer["out"]).absolute()
-    say("in a job's spec:")
+    place = json.dumps(str(Path(answer["out"]).absolute()), ensure_ascii=False)
+    say("in a job's spec, the file under a folder that the server may read (`tid up --data`):")
     say(f"  teacher: {{detector: {answer['detector']}, weights: {{file: {place}}}}}")
