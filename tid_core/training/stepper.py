@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,7 +30,7 @@ class Stepper:
         self.spec = spec
         self.on_cpu = precision.device.type == "cpu"
         self.device = precision.device
-        self.module = _shared(parts.module)
+        self.module = _shared(parts.module, self.device)
         self.statistics = _running_statistics(parts.module) if num_ranks() > 1 else []
         self.parameters = [p for p in parts.module.parameters() if p.requires_grad]
         self.probes = probe_parameters(parts.student)
@@ -123,11 +124,24 @@ def _add(sums: dict[str, Tensor], values: dict[str, Tensor], share: float) -> No
         sums[name] = sums[name] + part if name in sums else part
 
 
-def _shared(module: nn.Module) -> nn.Module:
+def _shared(module: nn.Module, device: torch.device) -> nn.Module:
     """The module, with gradients averaged over the ranks where there are several."""
     if num_ranks() == 1:
         return module
-    return DistributedDataParallel(module, forward_sync_buffers=False)
+    shared = DistributedDataParallel(module, forward_sync_buffers=False)
+    if device.type == "cpu":
+        shared.register_comm_hook(None, _average_each)
+    return shared
+
+
+def _average_each(_state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average gradients one by one. In which order ranks are added up depends on a number's place in what is summed,
+    and DDP lays out its buckets anew after the first step: a run that was continued would end with other bits."""
+    for grad in bucket.gradients():
+        dist.all_reduce(grad)
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer().div_(num_ranks()))
+    return done
 
 
 def _running_statistics(module: nn.Module) -> list[Tensor]:

@@ -1,5 +1,6 @@
-"""How a run in two processes ends when something befalls it, and that it then goes on to the same bits."""
+"""How a run in several processes ends when something befalls it, and that it then goes on to the same bits."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tid_core.data.sampler import EpochSampler
-from tid_core.events import Finished
+from tid_core.events import Event, Finished
 from tid_core.plan import SplitPaths
 from tid_core.training import launcher
 from tid_core.training.files import sha256_of
@@ -21,18 +22,16 @@ LOST = Finished(outcome="failed", reason=RANK_LOST, detail="gone")
 STOPPED, DONE = Finished(outcome="stopped"), Finished(outcome="succeeded")
 
 
-def ranks_of(parent: int) -> list[int]:
-    """The processes that `parent` started as ranks, by rank."""
-    found = {}
+def processes_under(parent: int) -> dict[str, list[int]]:
+    """The ranks of a launcher, in their order, and their loader processes."""
+    parents = {}
     for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"--rank-in" in command and str(parent).encode() in command:
-                environment = (entry / "environ").read_bytes().split(b"\0")
-                found[next(e for e in environment if e.startswith(b"RANK="))] = int(entry.name)
-        except OSError:
-            continue
-    return [found[rank] for rank in sorted(found)]
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    ranks = sorted(pid for pid, its_parent in parents.items() if its_parent == parent)
+    ranks = [pid for pid in ranks if b"--rank-in" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return {"ranks": ranks, "loaders": [pid for pid, its_parent in parents.items() if its_parent in ranks]}
 
 
 def gone(pid: int) -> bool:
@@ -42,52 +41,77 @@ def gone(pid: int) -> bool:
         return True
 
 
-def wait_for_the_end_of(pids: list[int]) -> None:
-    while not all(gone(pid) for pid in pids):  # the timeout of the test ends it
+def wait_for_the_end_of(family: dict[str, list[int]]) -> None:
+    assert [len(pids) for pids in family.values()] == [3, 3]
+    while not all(gone(pid) for pids in family.values() for pid in pids):  # the timeout of the test ends it
         time.sleep(0.02)
 
 
-def test_whatever_is_killed_the_run_goes_on_exactly(make_plan, run, start_process):
-    # Everything with a state of its own, and BatchNorm, whose statistics are each rank's.
+def at_step(event: Event, step: int) -> bool:
+    return event.type == "metrics" and event.step == step and "lr" in event.values
+
+
+@pytest.fixture
+def whole(make_plan, run):
+    """The plan of a run that nothing befalls, and its student."""
+    # Everything with a state of its own, and BatchNorm, whose statistics each rank takes from its own images.
     options = {
-        "data": {"min_size": [48, 64], "photometric": 0.5},
-        "training": {"epochs": 2, "accumulate": 2, "ema": True, "save_every_steps": 2, "log_every_steps": 1},
-        "resources": {"gpus": 2},
+        "data": {"min_size": [48, 64], "photometric": 0.5, "workers": 1},
+        "training": {
+            "epochs": 3,
+            "batch_size": 6,
+            "accumulate": 2,
+            "ema": True,
+            "save_every_steps": 2,
+            "log_every_steps": 1,
+        },
+        "resources": {"gpus": 3},
     }
-    whole = run(make_plan(out="whole", **options), trainer=launcher.run)
-    assert whole.finished.outcome == "succeeded", whole.finished
+    plan = make_plan(out="whole", **options)
+    finished = run(plan, trainer=launcher.run).finished
+    assert finished.outcome == "succeeded", finished
+    return lambda: make_plan(out="broken", **options), plan.out_dir / "checkpoints"
 
-    plan = make_plan(out="broken", **options)
-    last = {}
-    for step, victim in ((3, "rank"), (6, "launcher"), (9, None)):
-        process = start_process(plan)
-        ranks = []
-        for event in process.listen():
-            if event.type == "metrics" and event.step == step and "lr" in event.values:
-                ranks = ranks_of(process.process.pid)
-                if victim is None:
-                    process.process.send_signal(signal.SIGTERM)
-                else:
-                    os.kill(ranks[1] if victim == "rank" else process.process.pid, signal.SIGKILL)
-                break
-        assert len(ranks) == 2, process.log.read_text()
-        code = process.wait()
-        wait_for_the_end_of(ranks)
-        last[victim] = (code, process.events[-1])
-    assert last["rank"][0] == 1
-    assert (last["rank"][1].outcome, last["rank"][1].reason) == ("failed", "child_killed")
-    assert "rank 1 of 2" in last["rank"][1].detail
-    assert last["launcher"][0] == -signal.SIGKILL
-    assert (last[None][0], last[None][1].outcome) == (75, "stopped")
 
-    final = start_process(plan)
-    assert final.wait() == 0, final.log.read_text()
-    resumed = next(event.resumed_from_step for event in final.events if event.type == "started")
-    assert resumed >= 9
+@pytest.mark.timeout(600)
+def test_whatever_is_killed_the_run_goes_on_exactly(whole, start_process):
+    make, expected = whole
+    plan = make()
+
+    # A rank is killed: by the system for want of memory, say.
+    family: dict[str, list[int]] = {}
+
+    def kill_a_rank(event: Event) -> None:
+        if at_step(event, 3):
+            family.update(processes_under(os.getpid()))
+            os.kill(family["ranks"][1], signal.SIGKILL)
+
+    finished = launcher.run(plan, kill_a_rank, lambda: False)
+    assert (finished.outcome, finished.reason) == ("failed", "child_killed")
+    assert finished.detail.startswith("rank 1 of 3 was killed")
+    wait_for_the_end_of(family)
+
+    # The launcher is killed: nobody else would end the ranks.
+    process = start_process(plan)
+    code = process.end_when(
+        lambda event: at_step(event, 6) and not family.update(processes_under(process.process.pid)), signal.SIGKILL
+    )
+    assert code == -signal.SIGKILL
+    wait_for_the_end_of(family)
+
+    # It is asked to stop.
+    heard: list[Event] = []
+    finished = launcher.run(plan, heard.append, lambda: any(at_step(event, 9) for event in heard))
+    assert finished.outcome == "stopped"
+    assert heard[-1] == finished
+    stopped_at = [event.step for event in heard if event.type == "resume_state"][-1]
+    assert stopped_at >= 9
+
+    heard.clear()
+    assert launcher.run(plan, heard.append, lambda: False).outcome == "succeeded"
+    assert [event.resumed_from_step for event in heard if event.type == "started"] == [stopped_at]
     for name in ("best.safetensors", "last.safetensors"):
-        assert sha256_of(plan.out_dir / "checkpoints" / name) == sha256_of(
-            make_plan(out="whole").out_dir / "checkpoints" / name
-        )
+        assert sha256_of(plan.out_dir / "checkpoints" / name) == sha256_of(expected / name)
 
 
 def test_a_rank_that_fails_alone_tells_why_and_ends_all(make_plan, run, dataset, tmp_path):
