@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -134,7 +135,7 @@ def _shared(module: nn.Module, device: torch.device) -> nn.Module:
     return shared
 
 
-def _average_each(_state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _average_each(_state: None, bucket: Any) -> torch.futures.Future[Tensor]:
     """Average gradients one by one. In which order ranks are added up depends on a number's place in what is summed,
     and DDP lays out its buckets anew after the first step: a run that was continued would end with other bits."""
     for grad in bucket.gradients():
