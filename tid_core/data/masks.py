@@ -22,7 +22,7 @@ class MaskError(Exception):
 def read_mask(segmentation: Any) -> Mask:
     """The tight box and the area of a segmentation as a COCO file holds it.
 
-    Polygons' areas are summed, as COCO's own tools do; a box around run lengths is in whole pixels.
+    The areas of several polygons are summed; a box around run lengths is in whole pixels.
 
     Raises:
         MaskError: neither polygons nor run lengths, or nothing is in it.
