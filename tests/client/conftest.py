@@ -11,10 +11,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import httpx
 import pytest
 
+from client.cli import main
 from client.client import Client
 from client.machine import free_port
 from store.db import Database
@@ -84,10 +86,12 @@ class Wire:
     """A TCP proxy that cuts connections.
 
     `cuts` holds, for each connection in turn, the bytes of the answer to let through; beyond the list, all of them.
+    `sends` is the same for the request.
     """
 
     target: int
     cuts: list[int] = field(default_factory=list)
+    sends: list[int] = field(default_factory=list)
     port: int = 0
     answered: int = 0
     """Bytes of answers that went through."""
@@ -108,7 +112,7 @@ class Wire:
         index, self.connections = self.connections, self.connections + 1
         left = self.cuts[index] if index < len(self.cuts) else None
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        asking = asyncio.ensure_future(_pump(reader, up_writer))
+        asking = asyncio.ensure_future(_pump(reader, up_writer, self.sends[index] if index < len(self.sends) else None))
         while data := await up_reader.read(4096):
             data = data if left is None else data[:left]
             left = None if left is None else left - len(data)
@@ -122,21 +126,24 @@ class Wire:
             one.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: int | None) -> None:
     while data := await reader.read(4096):
-        writer.write(data)
+        writer.write(data if left is None else data[:left])
         await writer.drain()
+        left = None if left is None else left - len(data)
+        if left is not None and left <= 0:
+            writer.close()
 
 
 @pytest.fixture
 def cut_wire(server: Server) -> Callable[..., AbstractContextManager[Wire]]:
     """`with cut_wire(1000, 2000) as wire`: to the server; its first two connections break after so many bytes."""
-    return lambda *cuts: _wire(server.port, cuts)
+    return lambda *cuts, sends=(): _wire(server.port, cuts, sends)
 
 
 @contextmanager
-def _wire(target: int, cuts: tuple[int, ...]) -> Iterator[Wire]:
-    wire = Wire(target, list(cuts))
+def _wire(target: int, cuts: tuple[int, ...], sends: tuple[int, ...]) -> Iterator[Wire]:
+    wire = Wire(target, list(cuts), list(sends))
     ready, shared = threading.Event(), SimpleNamespace()
 
     async def run() -> None:
@@ -151,6 +158,28 @@ def _wire(target: int, cuts: tuple[int, ...]) -> Iterator[Wire]:
     finally:
         shared.loop.call_soon_threadsafe(shared.stop.set)
         thread.join()
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def tid(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run the command against the server."""
+    monkeypatch.setenv("TID_URL", server.url)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["tid", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture

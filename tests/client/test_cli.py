@@ -3,40 +3,15 @@
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
 
-from client.cli import main
 from client.machine import free_port
 from store import claims, metrics
 from store.metrics import Point
 from store.states import Outcome
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def tid(server, monkeypatch, capsys) -> Callable[..., Ran]:
-    """Run the command against the server."""
-    monkeypatch.setenv("TID_URL", server.url)
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["tid", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
 
 
 @pytest.fixture
@@ -220,14 +195,6 @@ def test_a_job_by_its_recipe(tid, tmp_path) -> None:
         assert refused.code == 1
         assert "/recipe" in refused.err
         assert "cpu_smoke" in refused.err
-
-
-def test_datasets(tid, server) -> None:
-    listed = tid("datasets", "list").out
-    assert "digits" in listed
-    refused = tid("datasets", "add", "outside", "/etc")
-    assert refused.code == 1
-    assert "/etc" in refused.err
 
 
 def test_download_refuses_to_replace_a_file(tid, client, spec, tmp_path) -> None:

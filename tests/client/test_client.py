@@ -1,7 +1,6 @@
 """The client against a real server, also over a wire that breaks."""
 
 import secrets
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -50,22 +49,6 @@ def test_no_server_says_what_to_do() -> None:
             client.job("0" * 12)
         with pytest.raises(ServerUnreachable, match="tid up"):
             client.ready()
-
-
-def test_a_dataset_may_take_longer_than_any_other_request(server, database) -> None:
-    """The server waits for the database here, where it would look through a hundred thousand images."""
-    name, held = f"slow-{secrets.token_hex(4)}", threading.Event()
-
-    def hold() -> None:
-        with database.write() as session:
-            session.connection()  # begins
-            held.set()
-            time.sleep(1.5)
-
-    with ThreadPoolExecutor(1) as pool, Client(server.url, timeout=0.5) as client:
-        pool.submit(hold)
-        held.wait()
-        assert client.add_dataset(name, server.data).name == name
 
 
 def test_lists_are_read_page_after_page(client, spec, monkeypatch) -> None:
