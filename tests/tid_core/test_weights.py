@@ -91,7 +91,8 @@ def test_standard_models_are_torchvisions(name: str) -> None:
         found = build_detector(name, num_classes=91).model
     assert {k: v.shape for k, v in found.state_dict().items()} == {k: v.shape for k, v in expected.state_dict().items()}
     assert str(found.backbone) == str(expected.backbone)
-    assert str(found.head) == str(expected.head)
+    # FCOS's head has a class of its own, which shares the losses' divisors among ranks.
+    assert str(found.head).replace("SharedFcosHead", "FCOSHead") == str(expected.head)
     assert found.head.regression_head.__dict__.get("_loss_type") == expected.head.regression_head.__dict__.get(
         "_loss_type"
     )
