@@ -59,11 +59,12 @@ def make_photos(root: Path, count: int) -> Path:
     random = np.random.default_rng(0)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     (root / "train").mkdir()
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i in range(count):
         photo = photos[i % len(photos)]
         width, height = (round(side * random.uniform(0.7, 1.0)) for side in photo.size)
-        left, top = random.integers(photo.width - width + 1), random.integers(photo.height - height + 1)
+        left, top = (int(random.integers(room + 1)) for room in (photo.width - width, photo.height - height))
         piece = photo.resize((WIDTH, HEIGHT), box=(left, top, left + width, top + height))
         pixels = np.asarray(piece) + random.normal(0, 3, (HEIGHT, WIDTH, 3))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "train" / f"{i}.jpg", quality=90)

@@ -265,11 +265,14 @@ class TrainingSpec(Model):
         return self
 
 
+Metric = Literal["coco", "voc"]
+
+
 class EvaluationSpec(Model):
     """Evaluation on the validation split."""
 
-    metrics: list[Literal["coco", "voc"]] = Field(
-        default_factory=lambda: ["coco"],
+    metrics: list[Metric] = Field(
+        default_factory=lambda: list[Metric](["coco"]),
         description="voc adds VOC07_mAP (11 points) and VOC_mAP (area) at IoU 0.5 by the VOC devkit's rules. coco "
         "stays: the best checkpoint is the one with the best COCO AP.",
     )

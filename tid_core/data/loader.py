@@ -182,8 +182,9 @@ def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
 def _end(loading: Iterator[Any] | None) -> None:
     """End its loader processes, if any. DataLoader has no public way to do so, and dropping it is not enough: a
     traceback holds on to it where a batch failed."""
-    if hasattr(loading, "_shutdown_workers"):
-        loading._shutdown_workers()
+    shut_down = getattr(loading, "_shutdown_workers", None)
+    if shut_down is not None:
+        shut_down()
 
 
 @atexit.register  # runs before multiprocessing's own clean-up, which would wait for ever for processes deaf to SIGTERM
