@@ -1,23 +1,24 @@
 """Batches of one epoch, loaded in this process or in workers, with the same content either way."""
 
 import atexit
-import math
 import os
 import signal
 import weakref
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 
-from tid_core.data.coco import CocoDetection, Sample
+from tid_core.data.coco import CocoDetection
+from tid_core.data.packing import Batch, Failed, Packed, Told, collate, unpack
 from tid_core.data.sampler import EpochSampler
 from tid_core.events import TrainingFailure
 from tid_core.lifetime import die_with_parent
 
-Batch = tuple[list[Tensor], list[dict[str, Any]]]
+__all__ = ["Batch", "EpochLoader", "Loader", "make_loader", "to_device"]
+
 PREFETCH = 2
 """Batches that each worker keeps ready."""
 
@@ -156,10 +157,10 @@ def _data_loader(
     dataset: CocoDetection, batches: Any, workers: int, pin_memory: bool, *, persistent: bool
 ) -> "DataLoader[Any]":
     return DataLoader(
-        _Told(dataset),
+        Told(dataset),
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=persistent,
         prefetch_factor=PREFETCH if workers else None,
@@ -193,11 +194,11 @@ def _end_all() -> None:
         _end(loading)
 
 
-def _told(batches: "Iterator[Batch | _Packed | _Failed]") -> Iterator[Batch]:
+def _told(batches: "Iterator[Batch | Packed | Failed]") -> Iterator[Batch]:
     for batch in batches:
-        if isinstance(batch, _Failed):
+        if isinstance(batch, Failed):
             raise TrainingFailure(batch.reason, batch.detail)
-        yield _unpack(batch) if isinstance(batch, _Packed) else batch
+        yield unpack(batch) if isinstance(batch, Packed) else batch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -216,65 +217,3 @@ def _live_with_the_run(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(os.getppid())
-
-
-class _Failed:
-    """A TrainingFailure on its way out of a worker; as an exception it would arrive as a bare RuntimeError."""
-
-    def __init__(self, failure: TrainingFailure) -> None:
-        self.reason = failure.reason
-        self.detail = failure.detail
-
-
-class _Told(torch.utils.data.Dataset[Any]):
-    def __init__(self, dataset: CocoDetection) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, position: tuple[int, int]) -> Sample | _Failed:
-        try:
-            return self.dataset[position]
-        except TrainingFailure as failure:
-            return _Failed(failure)
-
-
-class _Packed(NamedTuple):
-    """A batch in three tensors, as each tensor of a worker holds a file descriptor until its batch is used."""
-
-    pixels: Tensor
-    shapes: list[torch.Size]
-    boxes: Tensor
-    labels: Tensor
-    counts: list[int]
-    others: list[dict[str, Any]]
-
-    def pin_memory(self) -> "_Packed":
-        """As DataLoader asks for it; by itself it would walk through every number of every target."""
-        tensors = {name: getattr(self, name).pin_memory() for name in ("pixels", "boxes", "labels")}
-        return self._replace(**tensors)
-
-
-def _collate(samples: list[Sample | _Failed]) -> Batch | _Packed | _Failed:
-    images, targets = [], []
-    for sample in samples:
-        if isinstance(sample, _Failed):
-            return sample
-        images.append(sample[0])
-        targets.append(sample[1])
-    if get_worker_info() is None:
-        return images, targets
-    return _Packed(
-        pixels=torch.cat([image.flatten() for image in images]),
-        shapes=[image.shape for image in images],
-        boxes=torch.cat([target["boxes"] for target in targets]),
-        labels=torch.cat([target["labels"] for target in targets]),
-        counts=[len(target["labels"]) for target in targets],
-        others=[{k: v for k, v in target.items() if k not in ("boxes", "labels")} for target in targets],
-    )
-
-
-def _unpack(packed: _Packed) -> Batch:
-    pixels = torch.split(packed.pixels, [math.prod(shape) for shape in packed.shapes])
-    images = [flat.view(*shape) for flat, shape in zip(pixels, packed.shapes, strict=True)]
-    boxes, labels = torch.split(packed.boxes, packed.counts), torch.split(packed.labels, packed.counts)
-    parts = zip(boxes, labels, packed.others, strict=True)
-    return images, [{"boxes": boxes_M4, "labels": labels_M, **others} for boxes_M4, labels_M, others in parts]
