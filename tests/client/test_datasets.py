@@ -86,9 +86,12 @@ def test_a_lost_answer_does_not_send_twice(cut_wire, name, packed) -> None:
 
 
 def test_a_wire_that_keeps_breaking_is_given_up_and_the_next_try_goes_on(cut_wire, client, name, packed) -> None:
-    with cut_wire(sends=(20_000,) * 50) as wire, Client(wire.url, backoff=0.01) as unlucky:
-        with pytest.raises(UploadError, match="could not be sent"):
-            unlucky.add_dataset(name, archive=packed)
+    with (
+        cut_wire(sends=(20_000,) * 50) as wire,
+        Client(wire.url, backoff=0.01) as unlucky,
+        pytest.raises(UploadError, match="could not be sent"),
+    ):
+        unlucky.add_dataset(name, archive=packed)
     assert client.dataset(name).state == "uploading"
     with pytest.raises(ApiError, match="name_taken"):
         client.add_dataset(name, archive=packed, val_fraction=0.5)  # other options: another dataset
