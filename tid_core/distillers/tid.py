@@ -85,5 +85,6 @@ def _metrics(areas: Areas, counts_RV: Tensor) -> dict[str, Tensor]:
         for level, share in zip(level_names(areas.strides), row_V.unbind(), strict=True)
     }
     scores_2NP = torch.stack([areas.score_teacher_NP, areas.score_student_NP]) * areas.valid_NP
-    teacher, student = (scores_2NP.sum(dim=(1, 2)) / areas.valid_NP.sum().clamp(min=1)).unbind()
+    count = sum_over_ranks(areas.valid_NP.sum()).clamp(min=1)
+    teacher, student = (sum_over_ranks(scores_2NP.sum(dim=(1, 2))) / count).unbind()
     return {**metrics, "areas/score/teacher": teacher, "areas/score/student": student}

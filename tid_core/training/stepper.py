@@ -3,16 +3,14 @@
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tid_core.data.loader import Batch, to_device
 from tid_core.distillers import schedule_weight
-from tid_core.ranks import mean_over_ranks, num_ranks, rank
+from tid_core.ranks import rank
 from tid_core.spec import JobSpec
 from tid_core.training.gradients import gradient_norm_of, probe_parameters
 from tid_core.training.guards import DistillationGuard
@@ -20,6 +18,7 @@ from tid_core.training.optim import gradient_norm, learning_rate, set_learning_r
 from tid_core.training.precision import Precision
 from tid_core.training.randomness import seed_all
 from tid_core.training.setup import Parts
+from tid_core.training.shared import average, average_gradients, running_statistics
 from tid_core.training.state import Live
 from tid_core.training.step import StepLosses
 
@@ -31,8 +30,8 @@ class Stepper:
         self.spec = spec
         self.on_cpu = precision.device.type == "cpu"
         self.device = precision.device
-        self.module = _shared(parts.module, self.device)
-        self.statistics = _running_statistics(parts.module) if num_ranks() > 1 else []
+        self.module = average_gradients(parts.module, self.device)
+        self.statistics = running_statistics(parts.module)
         self.parameters = [p for p in parts.module.parameters() if p.requires_grad]
         self.probes = probe_parameters(parts.student)
         distils = parts.module.distiller is not None and spec.loss.distill > 0
@@ -111,7 +110,7 @@ class Stepper:
         live.scaler.step(live.optimizer)
         live.scaler.update()
         live.optimizer.zero_grad()
-        _average(self.statistics)
+        average(self.statistics)
         if live.ema is not None:
             live.ema.update(self.parts.student)
         # With loss scaling an overflow is ordinary: the scaler skips the step.
@@ -123,38 +122,3 @@ def _add(sums: dict[str, Tensor], values: dict[str, Tensor], share: float) -> No
     for name, value in values.items():
         part = value.detach() * share
         sums[name] = sums[name] + part if name in sums else part
-
-
-def _shared(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module, with gradients averaged over the ranks where there are several."""
-    if num_ranks() == 1:
-        return module
-    shared = DistributedDataParallel(module, forward_sync_buffers=False)
-    if device.type == "cpu":
-        shared.register_comm_hook(None, _average_each)
-    return shared
-
-
-def _average_each(_state: None, bucket: Any) -> torch.futures.Future[Tensor]:
-    """Average gradients one by one. In which order ranks are added up depends on a number's place in what is summed,
-    and DDP lays out its buckets anew after the first step: a run that was continued would end with other bits."""
-    for grad in bucket.gradients():
-        dist.all_reduce(grad)
-    done: torch.futures.Future[Tensor] = torch.futures.Future()
-    done.set_result(bucket.buffer().div_(num_ranks()))
-    return done
-
-
-def _running_statistics(module: nn.Module) -> list[Tensor]:
-    """What BatchNorm layers remember of the batches."""
-    norms = [each for each in module.modules() if isinstance(each, nn.BatchNorm2d) and each.track_running_stats]
-    return [buffer for each in norms for buffer in (each.running_mean, each.running_var) if buffer is not None]
-
-
-def _average(buffers: list[Tensor]) -> None:
-    """Give every rank the means over the ranks, so that they all go on with, evaluate and save the same student."""
-    if not buffers:
-        return
-    mean = mean_over_ranks(torch.cat([buffer.flatten() for buffer in buffers]))
-    for buffer, values in zip(buffers, torch.split(mean, [buffer.numel() for buffer in buffers]), strict=True):
-        buffer.copy_(values.view_as(buffer))

@@ -1,11 +1,13 @@
 """A run in two processes is the run in one: same losses, same student, same evaluation."""
 
 import pytest
-import torch  # noqa: F401 - for skipif
+import torch
 from safetensors.torch import load_file
 
 from tid_core.spec import JobSpec
 from tid_core.training import launcher
+from tid_core.training.precision import choose_precision
+from tid_core.training.setup import build_parts
 
 STEPS = {"epochs": 1, "log_every_steps": 1}
 FREE_OF_THE_BATCH = {"norm": "group"}  # BatchNorm looks at the images of one rank
@@ -22,9 +24,7 @@ def test_two_ranks_train_as_one_with_the_whole_batch(make_plan, run, changes):
     student = {"detector": "fcos_conv5_tiny", **changes.get("student", {}), **FREE_OF_THE_BATCH}
     # Images are evaluated in the same twos, so that even the rounding agrees.
     common = {"training": STEPS, "evaluation": {"batch_size": 2}, **changes, "student": student}
-    one, two = (
-        run(make_plan(out=f"on-{n}", resources={"gpus": n}, **common), trainer=launcher.run) for n in (1, 2)
-    )
+    one, two = (run(make_plan(out=f"on-{n}", resources={"gpus": n}, **common), trainer=launcher.run) for n in (1, 2))
     for each in (one, two):
         assert each.finished.outcome == "succeeded", each.finished
     assert [each.of("started")[0].device for each in (one, two)] == ["cpu", "2 x cpu"]
@@ -38,6 +38,18 @@ def test_two_ranks_train_as_one_with_the_whole_batch(make_plan, run, changes):
     students = [load_file(each.of("checkpoint")[0].files["safetensors"]) for each in (one, two)]
     for name, value in students[0].items():
         assert (value - students[1][name]).abs().max() < 1e-6, name
+
+
+@pytest.mark.parametrize("detector", ["fcos_conv5_tiny", "retinanet_conv5_tiny", "gfl_conv5_tiny", "atss_conv5_tiny"])
+def test_every_parameter_gets_a_gradient_also_from_images_without_boxes(make_plan, detector):
+    """Else the ranks would wait for one that has nothing to average."""
+    plan = make_plan(student={"detector": detector})
+    parts = build_parts(plan, choose_precision(plan.spec.training, gpus=0), lambda _event: None)
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    images, targets = parts.student.transform([torch.rand(3, 64, 64)] * 2, [empty] * 2)
+    parts.module.train()
+    parts.module(images, targets, parts.teacher(images), 1.0).total.backward()
+    assert [name for name, p in parts.module.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 @pytest.mark.parametrize(
