@@ -116,7 +116,10 @@ def to_voc(root: Path, index: Path, out: Path) -> None:
         listed = []
         for image, boxes in _images(paths.annotations):
             source = root / image["file_name"]
-            shutil.copyfile(source, year / "JPEGImages" / source.name)
+            target = year / "JPEGImages" / source.name
+            if target.exists():
+                raise ValueError(f"{source.name} is in two splits; VOC keeps all images in one folder")
+            shutil.copyfile(source, target)
             (year / "Annotations" / f"{source.stem}.xml").write_text(_xml(source.name, image, boxes))
             listed.append(source.stem)
         (year / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(listed) + "\n")

@@ -8,12 +8,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tid_core.data.formats import coco, read_source
+from tid_core.data.formats import read_source
 from tid_core.data.formats.source import Format, Source, Split
 from tid_core.data.options import IndexOptions
 from tid_core.data.problems import DataProblem, DatasetError
 from tid_core.data.scan import present, scan
-from tid_core.plan import SplitPaths
 
 __all__ = [
     "DataProblem",
@@ -23,7 +22,6 @@ __all__ = [
     "SizeRange",
     "SplitFacts",
     "facts_of",
-    "find_splits",
     "read_facts",
 ]
 
@@ -73,22 +71,6 @@ class DatasetFacts(_Facts):
         None, description="Of images, boxes and classes of all splits; null where the images were not read."
     )
     splits: dict[str, SplitFacts]
-
-
-def find_splits(root: Path) -> dict[str, SplitPaths]:
-    """Where the annotation files of a COCO dataset lie, with their image folders.
-
-    Raises:
-        DatasetError: there is no such folder, `train` or `val` is not found, or a split has no image folder.
-    """
-    if not root.is_dir():
-        raise DatasetError("dataset_not_found", "there is no such folder", root)
-    found = coco.default_splits(root)
-    for split in ("train", "val"):
-        if split not in found:
-            raise DatasetError("split_missing", f"has no `{split}` split; expected {split}.json in it", root)
-    places = {ours: coco.need_split(root, name) for ours, name in found.items()}
-    return {ours: SplitPaths(images=images, annotations=file) for ours, (file, images) in places.items()}
 
 
 def read_facts(root: Path, name: str, *, check_images: bool, options: IndexOptions | None = None) -> DatasetFacts:

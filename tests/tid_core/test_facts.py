@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tid_core.facts import DatasetError, DatasetFacts, find_splits, read_facts
+from tid_core.facts import DatasetError, DatasetFacts, read_facts
 
 CATEGORIES = [{"id": 9, "name": "dog"}, {"id": 2, "name": "cat"}]
 
@@ -140,6 +140,13 @@ def test_an_image_annotated_in_its_exif_orientation_is_fine(root: Path) -> None:
     assert problems(read_facts(root, "pets", check_images=True)) == {}
 
 
+def test_an_orientation_that_the_size_does_not_show_is_told(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (64, 48)).save(root / "train" / "a.jpg", exif=exif)
+    assert problems(read_facts(root, "pets", check_images=True)) == {"hidden_orientation": 1}
+
+
 @pytest.mark.parametrize(
     ("content", "code", "words"),
     [
@@ -183,22 +190,16 @@ def test_validation_may_lack_a_class_but_not_add_one(root: Path) -> None:
     assert caught.value.code == "classes_differ"
 
 
-def test_splits_are_found_in_both_layouts_and_missing_ones_are_named(root: Path, tmp_path: Path) -> None:
-    assert set(find_splits(root)) == {"train", "val"}
-    coco = tmp_path / "coco"
-    (coco / "annotations").mkdir(parents=True)
-    for split in ("train2017", "val2017"):
-        (coco / split).mkdir()
-        (coco / "annotations" / f"instances_{split}.json").write_text("{}")
-    assert find_splits(coco)["val"].images == coco / "val2017"
-    (coco / "val2017").rmdir()
+def test_missing_splits_and_folders_are_named(root: Path) -> None:
+    (root / "val" / "a.jpg").unlink()
+    (root / "val").rmdir()
     with pytest.raises(DatasetError, match="image folder of `val`"):
-        find_splits(coco)
+        read_facts(root, "pets", check_images=False)
     (root / "val.json").unlink()
-    with pytest.raises(DatasetError, match=r"no `val` split; expected val\.json"):
-        find_splits(root)
+    with pytest.raises(DatasetError, match=r"no `val` split; expected .* \(COCO: val\.json, "):
+        read_facts(root, "pets", check_images=False)
     with pytest.raises(DatasetError) as caught:
-        find_splits(root / "nowhere")
+        read_facts(root / "nowhere", "pets", check_images=False)
     assert caught.value.code == "dataset_not_found"
 
 

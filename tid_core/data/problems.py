@@ -25,6 +25,7 @@ DETAILS = {
     "duplicate_file": "the file is listed twice in the split; only the first entry and its boxes are used",
     "duplicate_image": "another image of the split has the same content",
     "leaked_image": "an image of `train` has the same content, so the evaluation is too kind",
+    "hidden_orientation": "the file asks to be shown upside down or mirrored (EXIF); pixels are taken as stored",
     "missing_label": "there is no label file; the image counts as one without boxes",
     "missing_annotation": "the image is listed, but has no annotation file",
     "unreadable_annotation": "the annotation file cannot be understood",

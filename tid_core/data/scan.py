@@ -39,17 +39,20 @@ def scan(root: Path, source: Source, tick: Tick = untold) -> dict[str, str]:
             if isinstance(result, ImageProblem):
                 split.problems.note(result.code, result.detail.removeprefix(f"{root}/"))
             else:
-                digests[image.file_name] = result
+                digests[image.file_name], doubt = result
+                if doubt is not None:
+                    split.problems.note(doubt, image.file_name)
             tick(done, len(places))
     _note_copies(source.splits, digests)
     return digests
 
 
-def _look(root: Path, image: ImageRecord) -> str | ImageProblem:
+def _look(root: Path, image: ImageRecord) -> tuple[str, str | None] | ImageProblem:
+    """The sha256 and the code of a doubt."""
     try:
-        check_image(root, image)
+        doubt = check_image(root, image)
         with (root / image.file_name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest(), doubt
     except ImageProblem as problem:
         return problem
     except OSError as error:

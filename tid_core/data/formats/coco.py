@@ -48,7 +48,7 @@ def read(root: Root, base: Path, wanted: dict[str, list[str]]) -> Source:
     Raises:
         DatasetError: a split or its image folder is missing, a file is not COCO, or categories do not fit.
     """
-    files = {ours: [need_split(base, name) for name in names] for ours, names in wanted.items()}
+    files = {ours: [_need(base, name) for name in names] for ours, names in wanted.items()}
     train = [load_coco(annotations) for annotations, _ in files["train"]]
     categories = _categories(train, [annotations for annotations, _ in files["train"]])
     classes = list(categories)
@@ -60,12 +60,7 @@ def read(root: Root, base: Path, wanted: dict[str, list[str]]) -> Source:
     return Source("coco", classes, list(categories.values()), splits)
 
 
-def need_split(base: Path, name: str) -> tuple[Path, Path]:
-    """The annotation file and the image folder of the dataset's own split `name`.
-
-    Raises:
-        DatasetError: one of them is missing.
-    """
+def _need(base: Path, name: str) -> tuple[Path, Path]:
     found = _annotations(base, name)
     if found is None:
         wanted = " or ".join(annotations.format(split=name) for annotations, _ in LAYOUTS)
