@@ -176,6 +176,14 @@ def test_dataset_problems() -> None:
     assert refused.severity == "error"
     assert "3 x zero_size_box" in refused.detail
     assert "annotation 7" in refused.detail
+    unlabelled = dataset(train=split(problems=[data_problem("outside_0_1"), data_problem("malformed_label")]))
+    assert {p.severity for p in problems(spec(data__invalid_boxes="refuse"), dataset=unlabelled).values()} == {"error"}
+    leaked = DatasetFacts(
+        name="pets",
+        classes=["cat", "dog"],
+        splits={"train": split(), "val": split(problems=[data_problem("leaked_image")])},
+    )
+    assert {code: p.severity for code, p in problems(spec(), dataset=leaked).items()} == {"leaked_image": "warning"}
     absent = dataset(train=split(problems=[data_problem("missing_image")]))
     assert problems(spec(), dataset=absent)["missing_image"].severity == "error"
 
