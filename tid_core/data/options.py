@@ -7,7 +7,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tid_core.text import plain_text
 
 OurSplit = Literal["train", "val", "test"]
-OwnSplits = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(plain_text)]
+
+
+def split_names(text: str) -> list[str]:
+    """The dataset's own splits, of which one of ours is made."""
+    return [name.strip() for name in text.split("+")]
+
+
+def _own_splits(text: str) -> str:
+    for name in split_names(plain_text(text)):
+        if not name or name.startswith("/") or ".." in name.split("/"):
+            raise ValueError("must be names of splits, several joined by `+`, e.g. VOC2007/trainval+VOC2012/trainval")
+    return text
+
+
+OwnSplits = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_own_splits)]
 
 
 class IndexOptions(BaseModel):

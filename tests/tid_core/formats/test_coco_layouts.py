@@ -115,9 +115,10 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     assert "train00.png" in str(error)
     (root / "train" / "train00.png").unlink()
     os.link(outside, root / "train" / "train00.png")
-    (tmp_path / "elsewhere.json").write_text((root / "val.json").read_text())
+    (tmp_path / "elsewhere.json").write_text("no JSON, and a secret")
     (root / "val.json").unlink()
     (root / "val.json").symlink_to("../elsewhere.json")
+    assert "secret" not in refused(root).detail
     assert refused(root).code == "path_outside"
 
 

@@ -131,6 +131,9 @@ def test_a_carve_that_conflicts_or_leaves_a_side_empty_is_refused(tmp_path: Path
         ({"format": "kitti"}, "'auto', 'coco', 'voc' or 'yolo'"),
         ({"root": "/"}, "Extra inputs"),
         ({"splits": {"train": "a\0"}}, "control character"),
+        ({"splits": {"train": "a++b"}}, "must be names of splits"),
+        ({"splits": {"train": "../a"}}, "must be names of splits"),
+        ({"splits": {"train": "/etc/passwd"}}, "must be names of splits"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: str) -> None:

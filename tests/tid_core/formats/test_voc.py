@@ -157,6 +157,13 @@ def test_a_missing_image_and_a_list_that_leads_out(tmp_path: Path) -> None:
     source = read(tmp_path)
     assert problems(source) == {"missing_image": 1}
     assert "a.xml" in example(source, "missing_image")
+    (tmp_path.parent / "secret.txt").write_text("secret line\n")
+    (year / "ImageSets/Main/val.txt").unlink()
+    (year / "ImageSets/Main/val.txt").symlink_to(tmp_path.parent / "secret.txt")
+    with pytest.raises(DatasetError) as caught:
+        read(tmp_path)
+    assert caught.value.code == "path_outside"
+    assert "secret line" not in str(caught.value)
     (year / "ImageSets/Main/train.txt").write_text("../../../secret\n")
     with pytest.raises(DatasetError) as caught:
         read(tmp_path)

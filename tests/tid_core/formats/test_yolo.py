@@ -162,6 +162,14 @@ def test_links_out_of_the_folder_and_bad_files_are_told(tmp_path: Path) -> None:
     source = read(root)
     assert problems(source) == {"unreadable_annotation": 1, "unreadable_image": 1}
     secret = picture(tmp_path / "secret.jpg")
+    (tmp_path / "secret.yaml").write_text("secret: [")
+    kept = (root / "data.yaml").read_bytes()
+    (root / "data.yaml").unlink()
+    (root / "data.yaml").symlink_to("../secret.yaml")
+    assert "secret: [" not in str(refused(root))
+    assert refused(root).code == "path_outside"
+    (root / "data.yaml").unlink()
+    (root / "data.yaml").write_bytes(kept)
     for file in ("labels/train/e.txt", "images/train/e.jpg"):
         kept = (root / file).read_bytes()
         (root / file).unlink()

@@ -6,7 +6,7 @@ from types import ModuleType
 from tid_core.data.formats import coco, voc, yolo
 from tid_core.data.formats.carve import carve
 from tid_core.data.formats.source import OWN_NAMES, Root, Source
-from tid_core.data.options import IndexOptions
+from tid_core.data.options import IndexOptions, split_names
 from tid_core.data.problems import DatasetError
 
 FORMATS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
@@ -28,7 +28,7 @@ def read_source(path: Path, options: IndexOptions) -> Source:
         base, reader = _find_reader(root, options)
         wanted = {str(ours): own for ours, own in (options.splits or reader.default_splits(base)).items()}
         _check_splits(wanted, reader, options, base)
-        own = {ours: [name.strip() for name in names.split("+")] for ours, names in wanted.items()}
+        own = {ours: split_names(names) for ours, names in wanted.items()}
         source: Source = reader.read(root, base, own)
     except OSError as error:
         detail = f"cannot be read: {error.strerror or error}"
@@ -60,9 +60,7 @@ def _find_reader(root: Root, options: IndexOptions) -> tuple[Path, ModuleType]:
 def _fits(reader: ModuleType, base: Path, options: IndexOptions) -> bool:
     if options.splits is None:
         return bool(reader.default_splits(base))
-    return all(
-        reader.has_splits(base, [name.strip() for name in names.split("+")]) for names in options.splits.values()
-    )
+    return all(reader.has_splits(base, split_names(names)) for names in options.splits.values())
 
 
 def _check_splits(wanted: dict[str, str], reader: ModuleType, options: IndexOptions, base: Path) -> None:

@@ -48,7 +48,7 @@ def read(root: Root, base: Path, wanted: dict[str, list[str]]) -> Source:
     Raises:
         DatasetError: a split or its image folder is missing, a file is not COCO, or categories do not fit.
     """
-    files = {ours: [_need(base, name) for name in names] for ours, names in wanted.items()}
+    files = {ours: [_need(root, base, name) for name in names] for ours, names in wanted.items()}
     train = [load_coco(annotations) for annotations, _ in files["train"]]
     categories = _categories(train, [annotations for annotations, _ in files["train"]])
     classes = list(categories)
@@ -60,12 +60,13 @@ def read(root: Root, base: Path, wanted: dict[str, list[str]]) -> Source:
     return Source("coco", classes, list(categories.values()), splits)
 
 
-def _need(base: Path, name: str) -> tuple[Path, Path]:
+def _need(root: Root, base: Path, name: str) -> tuple[Path, Path]:
     found = _annotations(base, name)
     if found is None:
         wanted = " or ".join(annotations.format(split=name) for annotations, _ in LAYOUTS)
         raise DatasetError("split_missing", f"has no split `{name}`; expected {wanted} in it", base)
     annotations, images = found
+    root.name(annotations)  # before anything of it is read
     if not images.is_dir():
         raise DatasetError("images_missing", f"the image folder of `{name}` does not exist", images)
     return annotations, images
@@ -84,7 +85,6 @@ def _categories(contents: list[dict[str, list[Any]]], paths: list[Path]) -> dict
 
 def _part(root: Root, content: dict[str, list[Any]], place: tuple[Path, Path], classes: list[str]) -> Split:
     annotations, folder = place
-    root.name(annotations)
     coco = parse_coco(content, annotations, classes)
     images = [image._replace(file_name=root.name(folder / image.file_name)) for image in coco.images]
     return Split(images, coco.boxes, coco.problems)

@@ -70,6 +70,8 @@ def _read_part(root: Root, part: Part) -> _Part:
     found = _Part([], [], Problems())
     names = images_in(part.images)
     by_stem = stems(names)
+    if part.names is not None:
+        root.name(part.names)  # before anything of it is told
     for stem in part.listed():
         file = part.annotations / f"{stem}.xml"
         where = root.name(file)

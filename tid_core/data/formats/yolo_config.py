@@ -112,6 +112,8 @@ def has_splits(base: Path, names: list[str]) -> bool:
 
 
 def _load(file: Path) -> dict[Any, Any]:
+    if not file.resolve().is_relative_to(file.parent.resolve()):  # before anything of it is told
+        raise DatasetError("path_outside", "is a link that leads outside of its folder", file)
     with file.open("rb") as opened:
         data = opened.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
