@@ -226,5 +226,6 @@ def _without_path(problem: Json, root: Path, row: Dataset) -> Json:
     """An uploaded dataset is not told in paths of the server."""
     if row.source == "folder":
         return problem
-    detail = str(problem["detail"]).replace(f"{root}/", "").replace(str(root), "the archive")
+    detail = str(problem["detail"]).replace(f"{root}: ", "the archive ").replace(f"{root}/", "")
+    detail = detail.replace(str(root), "the archive")
     return {**problem, "detail": detail}

@@ -50,6 +50,8 @@ class _Incoming:
     expected: dict[str, bytes]
     """By algorithm, from Content-Digest."""
     num_bytes: int = 0
+    is_lost: bool = False
+    """Whether the dataset was deleted, or taken over, meanwhile."""
     _block: bytearray = field(default_factory=bytearray)
     _hashes: dict[str, _Hash] = field(default_factory=dict)
 
@@ -104,7 +106,7 @@ async def receive(request: Request, name_or_id: str, parts: Parts) -> Dataset:
         with part.open("xb") as file:
             incoming = _Incoming(file, declared, expected)
             async with _kept(hold, incoming, parts):
-                await _read(request, incoming)
+                await _read(request, incoming, hold)
                 await run_in_threadpool(incoming.settle)
         return await run_in_threadpool(_finish, hold, part, incoming.num_bytes, parts)
     except OSError as error:
@@ -118,12 +120,15 @@ async def receive(request: Request, name_or_id: str, parts: Parts) -> Dataset:
         await run_in_threadpool(_let_go, hold, parts)
 
 
-async def _read(request: Request, incoming: _Incoming) -> None:
+async def _read(request: Request, incoming: _Incoming, hold: Hold) -> None:
     """Raises:
     ProblemError: the sender went away, or fell silent.
+    HoldLost: nobody wants the archive any more.
     """
     more = True
     while more:
+        if incoming.is_lost:
+            raise HoldLost(hold.dataset_id)
         try:
             async with asyncio.timeout(SILENCE):
                 message = await request.receive()
@@ -152,7 +157,8 @@ async def _kept(hold: Hold, incoming: _Incoming, parts: Parts) -> AsyncIterator[
             try:
                 await run_in_threadpool(renew)
             except HoldLost:
-                return  # told at the end: the sender is not to be left with a broken connection
+                incoming.is_lost = True
+                return
             except Exception as error:
                 log.warning("the upload of dataset %s could not be noted: %s", hold.dataset_id, error)
 

@@ -1,7 +1,7 @@
 """Writes the reference pages that are read off the code: `uv run python -m docs.generate` (`--check` in CI).
 
 job.schema.json and job-spec.md from the job model, detectors.md from the catalogue, recipes.md from the recipes,
-settings.md from the settings, openapi.json from the app.
+settings.md from the settings, dataset-problems.md from their codes, openapi.json from the app.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from docs.recipes_page import recipes_page
 from store.settings import Settings
 from tid_core import spec
 from tid_core.catalogue import DETECTORS, FAMILIES, METHODS
+from tid_core.data.problems import DETAILS, UNUSABLE_IMAGES
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +128,18 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def problems_page() -> str:
+    lines = [
+        GENERATED + "# Problems of a dataset\n",
+        "What is told of a dataset, and what happens; see [datasets.md](datasets.md).\n",
+        "| code | meaning | |",
+        "|---|---|---|",
+    ]
+    invalid = dict.fromkeys(UNUSABLE_IMAGES, "the dataset is invalid")
+    lines += [f"| `{code}` | {meaning} | {invalid.get(code, '')} |" for code, meaning in DETAILS.items()]
+    return "\n".join(lines) + "\n"
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     schema = spec.JobSpec.model_json_schema()
     yield ROOT / "docs/job.schema.json", json.dumps(schema, indent=2) + "\n"
@@ -134,6 +147,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield ROOT / "docs/detectors.md", detectors_page()
     yield ROOT / "docs/recipes.md", GENERATED + recipes_page()
     yield ROOT / "docs/settings.md", settings_page()
+    yield ROOT / "docs/dataset-problems.md", problems_page()
     yield ROOT / "openapi.json", openapi_text()
 
 

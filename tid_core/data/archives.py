@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tid_core.data.archive_readers import DAMAGED, Kind, read_tar, read_zip
@@ -134,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-bytes", type=int, required=True, help="largest content")
     parser.add_argument("--progress", action="store_true", help="tell it on stderr")
     arguments = parser.parse_args(argv)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    with suppress(ValueError, OSError):  # not every system can
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     tick = _tell_progress() if arguments.progress else lambda _done, _total: None
     try:
         unpack(arguments.archive, arguments.out, Limits(arguments.max_bytes), tick)
