@@ -104,7 +104,8 @@ def read_tar(file: IO[bytes], kind: Kind, target: Target, tick: Tick) -> None:
         source = zstd.ZstdFile(file)
     stream: Any = _Counted(source, target)
     # Read from front to back once, and nothing of it kept: an archive may have millions of entries.
-    with _Tar.open(fileobj=stream, mode="r|", tarinfo=_Member, encoding="utf-8", stream=True) as archive:
+    how: dict[str, Any] = {"tarinfo": _Member, "encoding": "utf-8", "stream": True}
+    with _Tar.open(fileobj=stream, mode="r|", **how) as archive:
         for member in archive:
             _read_member(archive, member, target)
             tick(file.tell())
