@@ -242,9 +242,10 @@ class TrainingSpec(Model):
             return data
         try:
             batch_size = int(data.get("batch_size", cls.model_fields["batch_size"].default))
-            return {**data, "lr": LrScalingSpec.model_validate(data["lr_scaling"]).at(batch_size)}
-        except (TypeError, ValueError):  # told by the fields themselves
+            lr = LrScalingSpec.model_validate(data["lr_scaling"]).at(max(1, batch_size))
+        except (TypeError, ValueError, OverflowError):  # told by the fields themselves
             return data
+        return {**data, "lr": lr}
 
     @model_validator(mode="after")
     def _lr_is_scaled(self) -> Self:

@@ -155,6 +155,13 @@ def test_a_bad_scaling_is_told_by_its_own_field() -> None:
     }
 
 
+@pytest.mark.parametrize("batch_size", [float("inf"), float("nan"), 10**400, -4, 0, [], None])
+def test_a_batch_that_is_none_is_told_by_its_own_field(batch_size: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        job("small_data", training={"batch_size": batch_size})
+    assert {error["loc"] for error in caught.value.errors()} == {("training", "batch_size")}
+
+
 def test_the_twin_follows_the_same_recipe() -> None:
     teacher = {"detector": "gfl_resnet101_fpn", "weights": {"file": "/w/teacher.pth"}}
     spec = job("voc_1x", teacher=teacher, training={"batch_size": 8})
