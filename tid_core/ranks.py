@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -23,15 +24,22 @@ wait is for the first rank, which alone computes metrics, writes checkpoints and
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
-    """Be one of the ranks that torchrun's environment variables (RANK, WORLD_SIZE, MASTER_ADDR, ...) name.
+def joined(device: torch.device, store: Path) -> Iterator[None]:
+    """Be one of the ranks that torchrun's environment variables RANK and WORLD_SIZE number.
 
+    They find each other by the file `store`: a TCP store, as torchrun would have it, is open to the whole network.
     Tensors on a GPU are exchanged by NCCL, those on the CPU by gloo: what the ranks agree on at every step is tiny and
     on the CPU, and so does not wait for the GPU.
     """
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on this machine, whatever its host name resolves to
-    dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
+    dist.init_process_group(
+        "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
+        init_method=f"file://{store}",
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=PATIENCE,
+    )
     try:
         yield
     finally:

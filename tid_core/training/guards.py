@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tid_core.events import TrainingFailure
+from tid_core.ranks import num_ranks
 from tid_core.spec import JobSpec
 from tid_core.training.gradients import gradient_norm_of
 from tid_core.training.meeting import RANK_LOST
@@ -110,7 +111,7 @@ def _is_disk_full(error: Exception, message: str) -> bool:
 
 def _memory_advice(spec: JobSpec, message: str) -> str:
     training = spec.training
-    micro_batch = training.batch_size // training.accumulate
+    micro_batch = training.batch_size // training.accumulate // num_ranks()
     advice = [f"raise training.accumulate (now {training.accumulate}, {micro_batch} images at a time)"]
     if training.precision == "fp32":
         advice.append("set training.precision to auto")

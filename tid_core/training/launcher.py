@@ -9,7 +9,6 @@ Ranks inherit nothing but standard output: torchrun closes descriptors and gives
 the launcher in FOLDER, and ask the kernel to be killed when the launcher ends.
 """
 
-import contextlib
 import logging
 import os
 import selectors
@@ -31,8 +30,9 @@ from tid_core.events import EVENT, Event, Finished, Reporter, Warned
 from tid_core.plan import RunPlan
 from tid_core.spec import JobSpec
 from tid_core.training.files import replace_file
+from tid_core.training.guards import as_failure
 from tid_core.training.loop import train
-from tid_core.training.meeting import EVENTS, PLAN, STOP
+from tid_core.training.meeting import EVENTS, PLAN, RENDEZVOUS, STOP, TORCHRUN
 from tid_core.training.verdict import verdict
 
 _LISTEN_SECONDS = 0.1
@@ -48,7 +48,12 @@ def run(plan: RunPlan, report: Reporter, should_stop: Callable[[], bool]) -> Fin
         report(Warned(code="fewer_gpus", detail=f"{told}; training.batch_size stays {plan.spec.training.batch_size}"))
     if processes <= 1:
         return train(plan, report, should_stop)
-    finished = _launch(plan, processes, report, should_stop)
+    try:
+        finished = _launch(plan, processes, report, should_stop)
+    except Exception as error:
+        traceback.print_exc()
+        failure = as_failure(error, plan.spec)
+        finished = Finished(outcome="failed", reason=failure.reason, detail=failure.detail)
     report(finished)
     return finished
 
@@ -80,7 +85,7 @@ def _launch(plan: RunPlan, processes: int, report: Reporter, should_stop: Callab
                     (folder / STOP).touch()
                 for event in ears.listen(_LISTEN_SECONDS):
                     report(event)
-            for event in ears.listen(0):
+            for event in ears.drain():
                 report(event)
         return verdict(folder, processes, agent.exit_codes, agent.error)
 
@@ -88,7 +93,8 @@ def _launch(plan: RunPlan, processes: int, report: Reporter, should_stop: Callab
 class _Agent(threading.Thread):
     """torchrun in a thread, so that it takes no signal handler from the process and its main thread can listen.
 
-    The ranks are killed when this thread dies, which is when they have ended or the whole process dies.
+    It meets itself, the only node, in a file: its TCP stores would listen on every network of the host. The ranks are
+    killed when this thread dies, which is when they have ended or the whole process dies.
     """
 
     def __init__(self, folder: Path, processes: int) -> None:
@@ -104,13 +110,15 @@ class _Agent(threading.Thread):
             nproc_per_node=processes,
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
+            rdzv_endpoint=str(folder / RENDEZVOUS),
+            rdzv_configs={"store_type": "file", "keep_alive_interval": 3600},  # the file grows with each
             local_addr="127.0.0.1",
             max_restarts=0,  # a lost run continues as the worker's next attempt
-            logs_specs=DefaultLogsSpecs(log_dir=str(folder / "torchrun")),
+            logs_specs=DefaultLogsSpecs(log_dir=str(folder / TORCHRUN)),
         )
 
     def run(self) -> None:
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         # It warns that it cannot handle signals here, and of every process that it ends.
         logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.ERROR)
         try:
@@ -141,13 +149,15 @@ class _Ears:
         os.close(self._descriptor)
 
     def listen(self, timeout: float) -> Iterator[Event]:
-        """What has been said, after waiting up to `timeout` seconds for the first word."""
-        while self._selector.select(timeout):
-            with contextlib.suppress(BlockingIOError):
-                self._partial += os.read(self._descriptor, _READ_BYTES)
-            *lines, self._partial = self._partial.split(b"\n")
+        """Some of what has been said, after waiting up to `timeout` seconds for a word."""
+        if self._selector.select(timeout):
+            *lines, self._partial = (self._partial + os.read(self._descriptor, _READ_BYTES)).split(b"\n")
             yield from _parse(lines)
-            timeout = 0
+
+    def drain(self) -> Iterator[Event]:
+        """All that has been said."""
+        while self._selector.select(0):
+            yield from self.listen(0)
 
 
 def _parse(lines: list[bytes]) -> Iterator[Event]:

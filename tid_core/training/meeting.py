@@ -3,6 +3,9 @@
     plan.json            what to do
     events               a named pipe: what the first rank says, for the launcher to pass on
     stop                 there as soon as somebody asked the run to stop
+    store                where the ranks find each other
+    rendezvous           where torchrun does
+    torchrun/            for its own files
     finished-R.json      how rank R ended, by its own account
 
 It belongs to one attempt at a run.
@@ -15,7 +18,7 @@ from pydantic import ValidationError
 from tid_core.events import Finished
 from tid_core.training.files import replace_file
 
-PLAN, EVENTS, STOP = "plan.json", "events", "stop"
+PLAN, EVENTS, STOP, STORE, RENDEZVOUS, TORCHRUN = "plan.json", "events", "stop", "store", "rendezvous", "torchrun"
 RANK_LOST = "rank_lost"
 """The reason of a rank that found another one gone: never the cause of a failure."""
 

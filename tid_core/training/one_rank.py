@@ -14,7 +14,7 @@ from tid_core.plan import RunPlan
 from tid_core.ranks import joined
 from tid_core.training.guards import as_failure
 from tid_core.training.loop import train
-from tid_core.training.meeting import STOP, leave_word
+from tid_core.training.meeting import STOP, STORE, leave_word
 
 
 def train_as_rank(plan: RunPlan, folder: Path, report: Reporter, stop_asked: Callable[[], bool]) -> NoReturn:
@@ -28,7 +28,7 @@ def train_as_rank(plan: RunPlan, folder: Path, report: Reporter, stop_asked: Cal
         return stop_asked() or (number == 0 and (folder / STOP).exists())
 
     try:
-        with joined(_device(plan)):
+        with joined(_device(plan), folder / STORE):
             finished = train(plan, _all_but_the_last_word(report, number), should_stop)
             if finished.outcome == "failed":
                 _leave(folder, number, finished)
