@@ -121,6 +121,15 @@ def test_a_closed_loader_leaves_no_process_and_no_descriptor(open_loader: Any) -
     assert next(loader.epoch(0))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory is a GPU's")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_for_a_gpu_are_pinned(open_loader: Any, workers: int) -> None:
+    plain, pinned = (list(open_loader(workers=workers, pin_memory=pin).epoch(0)) for pin in (False, True))
+    assert_same(plain, pinned)
+    assert all(image.is_pinned() for images, _ in pinned for image in images)
+    assert all(target["boxes"].is_pinned() for _, targets in pinned for target in targets)
+
+
 LEFT_OPEN = """
 import sys
 from tid_core.data.coco import CocoDetection
