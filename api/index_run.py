@@ -14,6 +14,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
 from api import children
 from api.deps import Parts
 from api.upload_folder import index_key, place_of
@@ -27,6 +30,8 @@ from tid_core.facts import DatasetFacts
 
 log = logging.getLogger("api.indexing")
 
+TRANSIENT = (OperationalError, InterfaceError, PoolTimeout, OSError)
+"""The database is away, the disk is full: another try may go well."""
 _REASONS = 20
 """Reasons that are kept of a report: a dataset with more of them has to be looked at anyway."""
 _TELL_SECONDS = 0.5
@@ -64,9 +69,13 @@ class IndexRun:
             self._leave()
         except _Stopping:
             self._let_go()
-        except Exception:
+        except TRANSIENT:
             self._let_go()
             raise
+        except Exception:  # it would fail again, and again
+            log.exception("dataset %s", self._hold.dataset_id)
+            detail = "the server failed over it; its log says how"
+            self._refuse(Invalid({"code": "validation_failed", "detail": detail}))
 
     def _validate(self, row: Dataset) -> None:
         self._place.clear(but=self._what_is_there())  # what a process left that was killed

@@ -35,12 +35,15 @@ class Indexer:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self.parts.dataset_came.clear()
+            settings = self.parts.settings
+            pause = settings.reaper_seconds
             for work in (self._round, self._sweep):
                 try:
                     work()
                 except Exception as error:
                     log.warning("datasets could not be looked after, it is tried again: %s", error)
-            self.parts.dataset_came.wait(self.parts.settings.reaper_seconds)
+                    pause = max(pause, settings.lease_seconds)  # work that is lost again and again is not cheap
+            self.parts.dataset_came.wait(pause)
 
     def _round(self) -> None:
         with self.parts.database.read() as session:

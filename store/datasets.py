@@ -19,6 +19,7 @@ from store.db import db_now
 from store.errors import DatasetInUse, HoldLost, NameTaken, NotFound, NotUploading, OutsideRoots, UploadInProgress
 from store.jobs import Cursor
 from store.models import Dataset, DatasetState, Job, Json, Lease
+from store.text import storable_json
 
 _JOBS_NAMED: Final = 5
 
@@ -192,7 +193,7 @@ def finish_ready(
     """
     row = _held(taken, session=session)
     row.state, row.progress, row.report, row.root = "ready", None, [], str(root)
-    row.facts, row.classes, row.index_prefix = facts, classes, index_prefix
+    row.facts, row.classes, row.index_prefix = storable_json(facts), classes, index_prefix
     row.format, row.sha256 = facts.get("format"), facts.get("sha256")
     let_go(taken, session=session)
 
@@ -204,7 +205,7 @@ def finish_invalid(taken: Hold, report: list[Json], *, session: Session) -> None
         HoldLost: as in `keep`.
     """
     row = _held(taken, session=session)
-    row.state, row.progress, row.report = "invalid", None, report
+    row.state, row.progress, row.report = "invalid", None, storable_json(report)
     if row.source == "archive":
         row.root = None  # what was unpacked goes
     let_go(taken, session=session)

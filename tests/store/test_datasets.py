@@ -114,6 +114,13 @@ def test_an_upload_goes_on_to_be_validated(world, new):
     assert row(world.database, dataset_id).report == [{"code": "c", "detail": "d"}]
 
 
+def test_a_report_is_kept_whatever_was_in_the_files(world, new, tmp_path):
+    hold = take(world.database, new(root=tmp_path))
+    with world.database.write() as session:
+        datasets.finish_invalid(hold, [{"code": "not_coco", "detail": "a\0b \ud800"}], session=session)
+    assert row(world.database, hold.dataset_id).report == [{"code": "not_coco", "detail": "a\ufffdb ?"}]
+
+
 def test_a_deleted_dataset_takes_the_hold_along(world, new, tmp_path):
     dataset_id = new(root=tmp_path)
     hold = take(world.database, dataset_id)

@@ -3,7 +3,6 @@
 import gzip
 import stat
 import sys
-import zlib
 from collections.abc import Callable
 from typing import IO, Any, Literal
 
@@ -22,18 +21,15 @@ Kind = Literal["zip", "tar", "tar.gz", "tar.zst"]
 Read = Callable[[int], bytes]
 Tick = Callable[[int], None]
 """Called with the bytes of the archive that are done."""
-DAMAGED = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, zstd.ZstdError, gzip.BadGzipFile, EOFError, UnicodeError,
-    NotImplementedError, RuntimeError,
-)  # fmt: skip
-"""What the readers raise for a file that is cut off, altered, or made in a way they do not know."""
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _LINK = "has the link {name!a:.100}; send files alone"
 _SPECIAL = "has {name!a:.100}, which is neither a file nor a folder"
 
 
 def read_zip(file: IO[bytes], target: Target, tick: Tick) -> None:
-    """Raises: DatasetError, or one of DAMAGED."""
+    """Raises:
+    DatasetError: it is refused. Anything else: it is damaged.
+    """
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         target.check_size(sum(entry.file_size for entry in entries))  # before the first byte is written
@@ -96,7 +92,9 @@ class _Member(tarfile.TarInfo):
 
 
 def read_tar(file: IO[bytes], kind: Kind, target: Target, tick: Tick) -> None:
-    """Raises: DatasetError, or one of DAMAGED."""
+    """Raises:
+    DatasetError: it is refused. Anything else: it is damaged.
+    """
     source: Any = file
     if kind == "tar.gz":
         source = gzip.GzipFile(fileobj=file)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tid_core.data.archive_readers import DAMAGED, Kind, read_tar, read_zip
+from tid_core.data.archive_readers import Kind, read_tar, read_zip
 from tid_core.data.archive_target import Limits, Target
 from tid_core.data.problems import DatasetError
 
@@ -103,9 +103,13 @@ def _read(archive: Path, target: Target, tick: Callable[[int], None]) -> None:
                 read_zip(file, target, tick)
             else:
                 read_tar(file, kind, target, tick)
+        except DatasetError:
+            raise
         except MemoryError as error:
             raise target.refusal("archive_bomb", "takes more memory to read than a real one") from error
-        except DAMAGED as error:
+        except Exception as error:  # the readers raise whatever the damage leads to
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # of the disk
             raise target.refusal("archive_damaged", f"is cut off or damaged: {error}") from error
     if not target.num_files:
         raise target.refusal("archive_empty", "holds no file")
