@@ -168,6 +168,8 @@ def test_dataset_problems() -> None:
         "warning",
         "at most 13",
     )
+    on_gpus = problems(spec(data__drop_empty=True, resources__gpus=2), dataset=dataset(train=split(images=16)))
+    assert on_gpus["batch_exceeds_dataset"].severity == "error"
 
     flawed = dataset(train=split(problems=[data_problem("zero_size_box"), data_problem("clipped_box")]))
     dropped = problems(spec(), dataset=flawed)

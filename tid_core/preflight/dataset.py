@@ -53,14 +53,15 @@ def _data_problem(split: str, problem: DataProblem, expected: str, severity: Lit
 
 def _training_split(spec: JobSpec, train: SplitFacts) -> Iterator[Problem]:
     usable = train.images - (train.empty_images if spec.data.drop_empty else 0)
+    shared = spec.resources.gpus > 1
     if spec.training.batch_size > usable:
         yield Problem(
             code="batch_exceeds_dataset",
             field="/training/batch_size",
             detail=f"a batch of {spec.training.batch_size} is larger than the training split ({usable} images); "
-            "every step would see all of it",
+            + ("GPUs could not share it evenly" if shared else "every step would see all of it"),
             expected=f"at most {usable}",
-            severity="warning",
+            severity="error" if shared else "warning",
         )
     untrained = [name for name, boxes in train.per_class.items() if boxes == 0]
     if untrained and train.boxes:

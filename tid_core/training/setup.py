@@ -41,7 +41,7 @@ def build_parts(plan: RunPlan, precision: Precision, report: Reporter) -> Parts:
 
     Raises:
         TrainingFailure: `dataset_invalid`, `classes_missing`, `checkpoint_invalid`, `weights_unavailable`,
-            `inherit_unfit` `pair_unfit` or `batch_indivisible`.
+            `inherit_unfit` `pair_unfit` or `batch_exceeds_dataset`.
     """
     spec = plan.spec
     train, val = _data(plan, report)
@@ -69,7 +69,7 @@ def _check_shares(images: int, spec: JobSpec) -> None:
     """Every rank must get as many images as the others: losses are averaged over the ranks."""
     if num_ranks() > 1 and images < spec.training.batch_size:
         told = f"{images} training images are less than one batch of {spec.training.batch_size}"
-        raise TrainingFailure("batch_indivisible", f"{told}, which {num_ranks()} GPUs are to share; use one GPU")
+        raise TrainingFailure("batch_exceeds_dataset", f"{told}, which {num_ranks()} GPUs are to share evenly")
 
 
 def _data(plan: RunPlan, report: Reporter) -> tuple[CocoDetection, CocoDetection]:
