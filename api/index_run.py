@@ -59,9 +59,7 @@ class IndexRun:
         """Nothing is raised for a dataset that is invalid, was deleted, or is left to another process."""
         begun = time.monotonic()
         try:
-            with self._parts.database.read() as session:
-                row = datasets.get(self._hold.dataset_id, session=session)
-            self._validate(row)
+            self._validate(self._row())
             log.info("dataset %s is ready after %.1f s", self._hold.dataset_id, time.monotonic() - begun)
         except Invalid as invalid:
             self._refuse(invalid)
@@ -76,6 +74,13 @@ class IndexRun:
             log.exception("dataset %s", self._hold.dataset_id)
             detail = "the server failed over it; its log says how"
             self._refuse(Invalid({"code": "validation_failed", "detail": detail}))
+
+    def _row(self) -> Dataset:
+        with self._parts.database.read() as session:
+            row = session.get(Dataset, self._hold.dataset_id)
+        if row is None:
+            raise HoldLost(self._hold.dataset_id)
+        return row
 
     def _validate(self, row: Dataset) -> None:
         self._place.clear(but=self._what_is_there())  # what a process left that was killed

@@ -93,6 +93,14 @@ def test_the_content_comes_out_without_its_single_folder(tmp_path: Path, kind: s
     assert stat.S_IMODE((tmp_path / "data" / "train.json").stat().st_mode) & 0o111 == 0
 
 
+def test_frames_that_zstd_skips(tmp_path: Path) -> None:
+    """As `pzstd` begins each of its frames."""
+    content = zstd.compress(tar_bytes([("1.jpg", b"1")]))
+    (tmp_path / "a").write_bytes(struct.pack("<LLL", 0x184D2A50, 4, len(content)) + content)
+    archives.unpack(tmp_path / "a", tmp_path / "data", PLENTY)
+    assert tree(tmp_path / "data") == {"1.jpg": b"1"}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("name", "code"),

@@ -47,7 +47,7 @@ def sniff(head: bytes) -> Kind | None:
         return "zip"
     if head.startswith(b"\x1f\x8b\x08"):
         return "tar.gz"
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
+    if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):  # pzstd's first
         return "tar.zst"
     return "tar" if _is_tar_header(head) else None
 
