@@ -24,7 +24,9 @@ RANK_LOST = "rank_lost"
 
 
 def leave_word(folder: Path, rank: int, finished: Finished) -> None:
-    replace_file(folder / f"finished-{rank}.json", finished.model_dump_json().encode())
+    """Say how `rank` ended, if there is still somebody to read it."""
+    if folder.is_dir():
+        replace_file(folder / f"finished-{rank}.json", finished.model_dump_json().encode())
 
 
 def read_words(folder: Path, processes: int) -> dict[int, Finished]:
