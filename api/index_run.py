@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api import children
 from api.deps import Parts
-from api.upload_folder import index_key, place_of
+from api.upload_folder import delete_files, index_key, place_of
 from store import datasets
 from store.datasets import Hold
 from store.errors import HoldLost, OutsideRoots
@@ -204,7 +204,8 @@ class IndexRun:
         except HoldLost:
             self._leave()
         else:
-            self._delete_files()
+            self._place.clear()
+            self._parts.artifacts.delete(index_key(self._hold.dataset_id))
 
     def _leave(self) -> None:
         """The dataset has another owner, or was deleted: then so is what was written meanwhile."""
@@ -212,11 +213,7 @@ class IndexRun:
         with self._parts.database.read() as session:
             gone = session.get(Dataset, self._hold.dataset_id) is None
         if gone:
-            self._delete_files()
-
-    def _delete_files(self) -> None:
-        self._place.clear()
-        self._parts.artifacts.delete(index_key(self._hold.dataset_id))
+            delete_files(self._hold.dataset_id, self._parts.settings, self._parts.artifacts)
 
     def _let_go(self) -> None:
         try:

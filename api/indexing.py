@@ -7,7 +7,7 @@ from threading import Event, Thread
 from api import upload_folder
 from api.deps import Parts
 from api.index_run import IndexRun
-from api.upload_folder import Place, index_key
+from api.upload_folder import Place
 from store import datasets
 from store.models import Dataset
 
@@ -63,12 +63,12 @@ class Indexer:
         if time.monotonic() - self._swept < settings.lease_seconds:
             return
         self._swept = time.monotonic()
+        for dataset_id in upload_folder.half_deleted(settings):
+            upload_folder.delete_files(dataset_id, settings, self.parts.artifacts)
         with self.parts.database.read() as session:
-            places, gone = upload_folder.find_leftovers(settings, self.parts.artifacts.path("datasets"), session)
+            places = upload_folder.find_leftovers(settings, session)
         for place in places:
             self._clear(place)
-        for dataset_id in gone:
-            self.parts.artifacts.delete(index_key(dataset_id))
 
     def _clear(self, place: Place) -> None:
         dataset_id, hold = place.folder.name, None
@@ -77,9 +77,9 @@ class Indexer:
             state = None if row is None else row.state
             if state == "uploading":  # nobody may begin to send while its folder is cleared
                 hold = datasets.hold(dataset_id, state, seconds=self.parts.settings.lease_seconds, session=session)
-        if state == "validating" or (state == "uploading" and hold is None):
+        if state in (None, "validating") or (state == "uploading" and hold is None):
             return
-        log.info("leftovers of dataset %s (%s) are deleted", dataset_id, state or "gone")
+        log.info("leftovers of dataset %s (%s) are deleted", dataset_id, state)
         place.clear(but=upload_folder.kept(place, state))
         if hold is not None:
             with self.parts.database.write() as session:

@@ -2,6 +2,7 @@
 
 `<token>.part` while an archive is received, `archive` when it is whole, `data-<token>` while it is unpacked, `data`
 when that is done, `index-<token>` while the index is made. For a folder of the server there is nothing but the last.
+What is to be deleted is renamed to `<id>.deleted` first, so that it can be told from what another database knows of.
 """
 
 import re
@@ -14,9 +15,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import datasets, models
+from store.artifacts import ArtifactStore
 from store.settings import Settings
 
 _ID = re.compile(r"[0-9a-f]{12}")
+_DELETED = ".deleted"
 
 
 class Place(NamedTuple):
@@ -66,33 +69,44 @@ def index_key(dataset_id: str) -> str:
     return f"datasets/{dataset_id}"
 
 
-def find_leftovers(settings: Settings, index_root: Path, session: Session) -> tuple[list[Place], list[str]]:
-    """What processes left that were killed: places with more in them than their datasets need, and stray indices.
+def delete_files(dataset_id: str, settings: Settings, artifacts: ArtifactStore) -> None:
+    """Everything of a dataset that the database no longer knows."""
+    place = place_of(dataset_id, settings)
+    doomed = place.folder.with_name(f"{dataset_id}{_DELETED}")
+    if place.folder.is_dir() and not doomed.exists():
+        place.folder.rename(doomed)
+    doomed.mkdir(parents=True, exist_ok=True)  # a process that is killed now leaves word of what it was at
+    artifacts.delete(index_key(dataset_id))
+    shutil.rmtree(doomed, ignore_errors=True)
+    place.clear()  # of a process that wrote on
 
-    A dataset that some process works on now is none of them.
 
-    Returns:
-        The places, and the ids of datasets that are gone but have an index under `index_root`.
+def half_deleted(settings: Settings) -> list[str]:
+    """Ids of the datasets whose files a process was deleting when it was killed."""
+    found = settings.uploads.glob(f"*{_DELETED}")
+    return [path.stem for path in found if _ID.fullmatch(path.stem)]
+
+
+def find_leftovers(settings: Settings, session: Session) -> list[Place]:
+    """Places with more in them than their datasets need: processes were killed that worked on them.
+
+    A dataset that some process works on now is none of them, nor is one that this database does not know.
     """
-    ids = _ids(settings.uploads)
-    indexed = _ids(index_root)
-    if not ids and not indexed:
-        return [], []
+    folders = settings.uploads.iterdir() if settings.uploads.is_dir() else ()
+    ids = {path.name for path in folders if _ID.fullmatch(path.name)}
+    if not ids:
+        return []
     busy = datasets.held_ids(session=session)
     rows = session.execute(select(models.Dataset.id, models.Dataset.state)).all()
-    states: dict[str, models.DatasetState] = {row.id: row.state for row in rows}
-    stale = [Place(settings.uploads / one) for one in sorted(ids - busy) if states.get(one) != "validating"]
-    return [place for place in stale if _has_more(place, states)], sorted(indexed - busy - states.keys())
+    states = {row.id: row.state for row in rows if row.state != "validating"}
+    stale = {one: Place(settings.uploads / one) for one in sorted(ids - busy) if one in states}
+    return [place for one, place in stale.items() if _has_more(place, states[one])]
 
 
-def kept(place: Place, state: str | None) -> Path | None:
+def kept(place: Place, state: str) -> Path | None:
     """What of a place belongs to a dataset in this state that nobody works on."""
     return place.data if state == "ready" and place.data.is_dir() else None
 
 
-def _has_more(place: Place, states: dict[str, models.DatasetState]) -> bool:
-    return any(path != kept(place, states.get(place.folder.name)) for path in place.folder.iterdir())
-
-
-def _ids(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if _ID.fullmatch(path.name)} if folder.is_dir() else set()
+def _has_more(place: Place, state: str) -> bool:
+    return any(path != kept(place, state) for path in place.folder.iterdir())

@@ -33,6 +33,8 @@ Format = Literal["auto", "coco", "voc", "yolo"]
 Answer = TypeVar("Answer", bound=BaseModel)
 SILENCE = 60.0
 """Seconds without a byte, heartbeats included, after which a stream of events counts as lost."""
+DELETION = 900.0
+"""Seconds that the server may take to delete the files of a dataset."""
 LOST_STREAMS = 5
 """Streams lost in a row, without an event between, before it gives up."""
 Event = schemas.StateEvent | schemas.Progress | schemas.MetricsEvent | schemas.EndEvent
@@ -275,7 +277,7 @@ class Client:
 
     def delete_dataset(self, name_or_id: str) -> None:
         """Forget a dataset that no job names, with what was uploaded for it."""
-        self._transport.request("DELETE", f"/datasets/{name_or_id}", repeatable=False)
+        self._transport.request("DELETE", f"/datasets/{name_or_id}", repeatable=False, timeout=DELETION)
 
     def dataset_sample(self, name_or_id: str) -> bytes:
         """A JPEG with some of the training images and their boxes."""

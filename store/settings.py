@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     )
     uploads: Path = Field(
         Path(),
-        description="Folder of uploaded datasets, which the workers read too; for this service alone. "
+        description="Folder of uploaded datasets, which the API writes and the workers read; for this service alone. "
         "Empty = uploads under home.",
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")

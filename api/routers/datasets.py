@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from api import paging
-from api.deps import Parts, PartsDep, ReadSession
+from api.deps import PartsDep, ReadSession
 from api.downloads import file_answer
 from api.problems import ProblemError, of_store
 from api.receiving import receive
 from api.schemas import Dataset, DatasetIn, FieldProblem, Page
-from api.upload_folder import index_key, place_of
+from api.upload_folder import delete_files
 from api.views import dataset_full
 from store import datasets
 from store.errors import OutsideRoots
@@ -115,12 +115,7 @@ def delete(name_or_id: str, parts: PartsDep) -> None:
     """Forget a dataset that no job names: its index, and what was uploaded. A folder of the server stays as it is."""
     with parts.database.write() as session:
         row = datasets.delete(name_or_id, session=session)
-    _delete_files(row.id, parts)
-
-
-def _delete_files(dataset_id: str, parts: Parts) -> None:
-    place_of(dataset_id, parts.settings).clear()
-    parts.artifacts.delete(index_key(dataset_id))
+    delete_files(row.id, parts.settings, parts.artifacts)
 
 
 def _folder(root: str | None, roots: tuple[Path, ...]) -> Path | None:

@@ -241,16 +241,17 @@ def test_a_full_disk_is_told_before_anything_is_sent(
 
 @pytest.fixture
 def leftovers(settings: Settings, sqlite_url: str) -> Iterator[list[Path]]:
-    """What a killed process leaves: of an upload, of a deleted dataset, of one that was ready in the same moment."""
+    """What a killed process leaves: of an upload, and of a dataset that it was deleting."""
     database = Database(sqlite_url)
     with database.write() as session:
         row = datasets.register(name="stuck", root=None, options={}, roots=[], session=session)
         assert datasets.hold(row.id, "uploading", seconds=0.3, session=session)
-    files = [settings.uploads / row.id / "0a.part", settings.uploads / ("f" * 12) / "data" / "1.jpg"]
+    files = [settings.uploads / row.id / "0a.part", settings.uploads / f"{'f' * 12}.deleted" / "data" / "1.jpg"]
     files += [settings.artifacts / "datasets" / ("f" * 12) / "i" / "train.json"]
     for file in files:
         file.parent.mkdir(parents=True)
         file.write_bytes(b"x")
+    (settings.uploads / ("e" * 12) / "data").mkdir(parents=True)
     (settings.uploads / "notes.txt").write_text("not ours")
     yield files
     database.close()
@@ -261,6 +262,8 @@ def test_what_a_killed_process_left_goes_once_its_lease_is_over(
 ) -> None:
     until(lambda: not any(file.exists() for file in leftovers))
     assert (settings.uploads / "notes.txt").exists()
+    assert (settings.uploads / ("e" * 12) / "data").is_dir(), "another database may know it"
+    until(lambda: not list(settings.uploads.glob("*.deleted")))
     assert server.get("/datasets/stuck").json()["state"] == "uploading"
 
 
