@@ -20,7 +20,9 @@ class EmbeddedError(Exception):
 def worker_environments(
     num_workers: int | None, home: Path, environment: Mapping[str, str]
 ) -> list[tuple[str, dict[str, str]]]:
-    """Name and variables of each worker: one GPU each while there are GPUs, the cores divided among them.
+    """Name and variables of each worker: the GPUs and the cores divided among them, by default one GPU each.
+
+    With fewer workers than GPUs each has several, for jobs with `resources.gpus` > 1; with more, some share one.
 
     A worker that is started again has the same id, so that it is known at once that its predecessor is gone.
     """
@@ -31,7 +33,8 @@ def worker_environments(
     workers = []
     for index in range(count):
         name = f"worker-{index}"
-        gpu = {"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {}
+        own = gpus[index::count] or gpus[index % len(gpus) :][:1] if gpus else []
+        gpu = {"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {}
         workers.append((name, {"TID_WORKER_ID": f"{place}-{name}", "TID_THREADS": threads, **gpu}))
     return workers
 

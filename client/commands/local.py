@@ -23,7 +23,9 @@ def up(
     ),
     host: Annotated[str, typer.Option(envvar="TID_HOST", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="TID_PORT", min=0, max=65535, help="0 = any free port.")] = 8000,
-    workers: Annotated[int | None, typer.Option(min=0, help="Default: one for each GPU, or one for the CPU.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Default: one a GPU, or one for the CPU; 1 = one with all GPUs.")
+    ] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="A folder that datasets may lie under; may be given several times.")
     ] = None,

@@ -122,6 +122,9 @@ def test_workers_share_the_gpus_and_the_cores(tmp_path: Path) -> None:
     on_gpus = worker_environments(None, tmp_path, {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"})
     assert [variables["CUDA_VISIBLE_DEVICES"] for _, variables in on_gpus] == ["GPU-a", "GPU-b"]
     assert len({variables["TID_WORKER_ID"] for _, variables in on_gpus}) == 2
+    for workers, shares in ((1, ["0,1,2"]), (2, ["0,2", "1"]), (4, ["0", "1", "2", "0"])):
+        of_three = worker_environments(workers, tmp_path, {"CUDA_VISIBLE_DEVICES": "0,1,2"})
+        assert [variables["CUDA_VISIBLE_DEVICES"] for _, variables in of_three] == shares
     ((name, on_cpu),) = worker_environments(None, tmp_path, {"CUDA_VISIBLE_DEVICES": ""})
     assert (name, on_cpu["TID_THREADS"]) == ("worker-0", str(cores))
     assert "CUDA_VISIBLE_DEVICES" not in on_cpu
