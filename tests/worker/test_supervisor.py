@@ -188,7 +188,6 @@ def test_a_teacher_that_never_succeeded_fails_the_job(lite: Any) -> None:
 def test_a_store_that_takes_no_files_costs_the_attempt_not_the_job(lite: Any) -> None:
     """The attempt ran well, but its students could not be kept: another one follows."""
     lite.settings = lite.settings.model_copy(update={"storage_seconds": 0.01})
-    lite.settings.artifacts.mkdir(parents=True)
     (lite.settings.artifacts / "jobs").write_text("a file where a folder should be")
     job_id = lite.submit(training={"epochs": 1})
     job = lite.run(job_id)
