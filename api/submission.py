@@ -112,10 +112,8 @@ def _find_dataset(review: _Review, *, session: Session) -> Dataset | None:
     try:
         return datasets.get(review.spec.dataset, session=session)
     except NotFound as error:
-        names = [row.name for row in datasets.page(session=session, limit=_MAX_NAMES)]
-        expected = (
-            f"one of: {', '.join(names)}" if names else "a dataset registered with POST /datasets; there is none yet"
-        )
+        names = [row.name for row in datasets.page(session=session, limit=_MAX_NAMES, state="ready")]
+        expected = f"one of: {', '.join(names)}" if names else "a dataset registered with POST /datasets; none is ready"
         review.refuse("dataset_unknown", "/dataset", str(error), expected)
         return None
 

@@ -114,5 +114,6 @@ def _expected(error: Mapping[str, Any]) -> str:
         "missing": "a value",
         "json_invalid": "a JSON document",
         "model_attributes_type": "a JSON object",
+        "list_type": "a list, in [brackets]",
     }
     return fixed.get(str(error["type"]), "")

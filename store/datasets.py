@@ -69,7 +69,7 @@ def register(*, name: str, root: Path | None, options: Json, roots: Sequence[Pat
         holder = session.scalar(select(Dataset).where(Dataset.name == name))
         if holder is None:
             raise
-        raise NameTaken(name, holder.id) from None
+        raise NameTaken(name, holder.id, holder.state) from None
     return dataset
 
 
@@ -85,9 +85,11 @@ def get(name_or_id: str, *, session: Session) -> Dataset:
     return next((dataset for dataset in found if dataset.name == name_or_id), found[0])
 
 
-def page(*, session: Session, limit: int = 50, after: Cursor | None = None) -> list[Dataset]:
-    """Datasets, newest first."""
+def page(*, session: Session, limit: int = 50, after: Cursor | None = None, state: str | None = None) -> list[Dataset]:
+    """Datasets, newest first; all, or those in `state`."""
     statement = select(Dataset).order_by(Dataset.created_at.desc(), Dataset.id.desc()).limit(limit)
+    if state is not None:
+        statement = statement.where(Dataset.state == state)
     if after is not None:
         statement = statement.where(after.older(Dataset.created_at, Dataset.id))
     return list(session.scalars(statement))

@@ -47,8 +47,12 @@ class TeacherNotReady(StoreError):
 class NameTaken(StoreError):
     code = "name_taken"
 
-    def __init__(self, name: str, holder_id: str) -> None:
-        super().__init__(f"the name {name!r} belongs to dataset {holder_id}; choose another name")
+    def __init__(self, name: str, holder_id: str, state: str) -> None:
+        ways = {
+            "uploading": " (uploading); send its archive with the same options, delete it, or choose another name",
+            "invalid": " (invalid); delete it, or choose another name",
+        }
+        super().__init__(f"the name {name!r} belongs to dataset {holder_id}{ways.get(state, '; choose another name')}")
         self.name = name
         self.holder_id = holder_id
 

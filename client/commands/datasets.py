@@ -169,6 +169,8 @@ def _progress() -> Iterator[tuple[Callable[[int, int | None], None], Callable[[D
 def _print(dataset: Dataset) -> None:
     form = f"  {dataset.format}" if dataset.format else ""
     say(f"{dataset.id}  {dataset.name}  {dataset.state}{form}  {dataset.root or dataset.source}")
+    if dataset.state == "uploading":
+        say(f"no archive has come: `tid datasets add {dataset.name} ARCHIVE` with the same options sends it")
     if dataset.sha256:
         say(f"sha256 {dataset.sha256}")
     if dataset.progress:

@@ -49,6 +49,13 @@ def test_a_dry_run_tells_everything_and_leaves_nothing(client: TestClient, spec:
 
 
 @pytest.mark.usefixtures("pets")
+def test_an_unknown_dataset_is_answered_with_those_that_can_be_trained_on(client: TestClient, spec: Spec) -> None:
+    assert client.post("/datasets", json={"name": "waiting"}).json()["state"] == "uploading"
+    (problem,) = client.post("/jobs?dry_run=true", json=spec(dataset="cars")).json()["problems"]
+    assert (problem["code"], problem["expected"]) == ("dataset_unknown", "one of: pets")
+
+
+@pytest.mark.usefixtures("pets")
 def test_all_problems_come_at_once_and_say_what_would_be_right(client: TestClient, spec: Spec) -> None:
     response = client.post("/jobs", json=spec(student={"detector": "fcos_resnet18_smal"}, dataset="cars"))
     assert response.status_code == 422

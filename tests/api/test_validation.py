@@ -46,3 +46,12 @@ def test_a_value_of_no_member_s_type_is_one_problem_that_names_all_forms() -> No
 
 def test_a_document_that_is_no_object() -> None:
     assert problems_of([1]) == [("", "model_type")]
+
+
+def test_one_value_where_a_list_stands_is_told_how_to_write_it() -> None:
+    document = spec(data={"min_size": 320})
+    with pytest.raises(ValidationError) as raised:
+        JobSpec.model_validate(document)
+    errors = [{**error, "loc": ("body", *error["loc"])} for error in raised.value.errors()]
+    (problem,) = field_problems(errors, document)
+    assert (problem.field, problem.expected) == ("/data/min_size", "a list, in [brackets]")

@@ -161,6 +161,12 @@ def test_tid_refuses_options_that_mean_nothing(tid, server, name, options, says)
     assert (refused.code, says in refused.err) == (2, True), refused.err
 
 
+def test_tid_says_how_to_go_on_with_an_archive_that_did_not_come(tid, server, name) -> None:
+    httpx.post(f"{server.url}/datasets", json={"name": name}).raise_for_status()
+    assert f"`tid datasets add {name} ARCHIVE` with the same options" in tid("datasets", "show", name).out
+    assert "with the same options, delete it" in tid("datasets", "add", name, server.data).err
+
+
 def test_tid_takes_names_of_the_dataset_s_own_splits(tid, server, name) -> None:
     added = tid("datasets", "add", name, server.data, "--split", "train=val", "--split", "val=train", "--no-wait")
     assert added.code == 0, added.err

@@ -35,7 +35,18 @@ def test_a_dataset_is_found_by_name_and_by_id(world, register):
 
 def test_a_name_belongs_to_one_dataset(register):
     first = register()
-    with pytest.raises(NameTaken, match=first.id):
+    with pytest.raises(NameTaken, match=f"{first.id}; choose another name"):
+        register()
+
+
+@pytest.mark.parametrize(
+    ("state", "way"), [("invalid", "delete it"), ("uploading", "send its archive with the same options, delete it")]
+)
+def test_a_taken_name_says_how_to_have_it(register, world, state, way):
+    first = register()
+    with world.database.write() as session:
+        datasets.get(first.id, session=session).state = state
+    with pytest.raises(NameTaken, match=rf"\({state}\); {way}, or choose another name"):
         register()
 
 

@@ -55,8 +55,9 @@ def test_splits_are_taken_by_name_and_joined(tmp_path: Path) -> None:
     ids = [image.id for image in source.splits["train"].images]
     assert ids == [1, 2, 3, 4, 5], "both files number their images from 100 down"
     assert set(source.splits) == {"train", "val"}
-    assert refused(root, splits={"train": "train", "val": "tset"}).code == "format_unknown"
-    assert "tset" in str(refused(root, splits={"train": "train", "val": "tset"}))
+    error = refused(root, splits={"train": "train", "val": "tset"})
+    assert (error.code, error.detail) == ("split_missing", "has no split `tset`; as coco it has `train`, `test`")
+    assert "has no `val` split, but `train`, `test`" in str(refused(root))
     assert "options, or carve it" in str(refused(root))
 
 

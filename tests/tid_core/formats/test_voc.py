@@ -27,6 +27,18 @@ def test_pixels_are_counted_from_one_and_both_corners_belong_to_the_box(tmp_path
     assert problems(source) == {}
 
 
+def test_a_split_of_another_folder_is_answered_with_those_that_are_here(tmp_path: Path) -> None:
+    """As of an archive that holds one year alone: its folder is the dataset."""
+    write_voc(tmp_path / "VOC2007", {"train": {"a": CAT}, "val": {"b": CAT}})
+    with pytest.raises(DatasetError) as caught:
+        read(tmp_path / "VOC2007", splits={"train": "VOC2007/train", "val": "val"})
+    assert (caught.value.code, caught.value.detail) == (
+        "split_missing",
+        "has no split `VOC2007/train`; as voc it has `train`, `val`",
+    )
+    assert set(read(tmp_path, splits={"train": "train", "val": "val"}).splits) == {"train", "val"}
+
+
 def test_difficult_boxes_are_crowds_and_parts_are_left_out(tmp_path: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>4</ymax></bndbox></part>"
     hard = voc_object("cat", 1, 1, 10, 20, "<difficult>1</difficult>")

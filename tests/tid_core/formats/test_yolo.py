@@ -140,6 +140,7 @@ def test_names_stay_as_they_are_written(tmp_path: Path) -> None:
         ("{names: [a, b], path: .., train: root/images/train, val: x}", "path_outside", "without `path`"),
         ("{names: [a, b], path: /etc, train: x, val: x}", "path_outside", "`path: /etc`"),
         ("{names: [a, b], path: gone, train: x, val: x}", "path_missing", "`path` is 'gone'"),
+        ("{names: [a, b], path: gone, train: x, val: x}", "path_missing", "leave it away where splits are beside"),
         ("{names: [a, b], train: ../../, val: images/val}", "path_outside", "'../../'"),
         ("{names: [a, b], train: bad.txt, val: images/val}", "path_outside", "'/etc/passwd'"),
         ("{names: &a [*a, *a], train: x}", "data_yaml", "is not YAML"),

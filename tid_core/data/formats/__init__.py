@@ -1,5 +1,6 @@
 """The formats in which people have data, read into one form. Free of torch."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -52,9 +53,33 @@ def _find_reader(root: Root, options: IndexOptions) -> tuple[Path, ModuleType]:
         if len(inner) != 1 or not inner[0].is_dir() or inner[0].is_symlink():
             break
         base = inner[0]
+    if options.splits:
+        _say_which_splits(base, candidates, options)
     looked_for = "; ".join(reader.LOOKS_FOR for reader in candidates.values())
-    splits = f", for the splits {dict(options.splits)}" if options.splits else ""
+    splits = f", for the splits {_joined(options.splits.values())}" if options.splits else ""
     raise DatasetError("format_unknown", f"holds no dataset; looked for {looked_for}{splits}", root.path)
+
+
+def _say_which_splits(base: Path, candidates: dict[str, ModuleType], options: IndexOptions) -> None:
+    """
+    Raises:
+        DatasetError: this is a dataset, but one of the splits that were asked for is not in it.
+    """
+    for name, reader in candidates.items():
+        if not (found := reader.default_splits(base)):
+            continue
+        asked = [own for names in (options.splits or {}).values() for own in split_names(names)]
+        missing = [own for own in asked if not reader.has_splits(base, [own])]
+        detail = f"has no split {_joined(missing)}; as {name} it has {_own_names(found)}"
+        raise DatasetError("split_missing", detail, base)
+
+
+def _own_names(found: dict[str, str]) -> str:
+    return _joined(own for names in found.values() for own in split_names(names))
+
+
+def _joined(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _fits(reader: ModuleType, base: Path, options: IndexOptions) -> bool:
@@ -72,7 +97,8 @@ def _check_splits(wanted: dict[str, str], reader: ModuleType, options: IndexOpti
             continue
         other = "" if split == "train" else ", or carve it out of `train` with val_fraction"
         detail = (
-            f"has no `{split}` split; expected one of the names {', '.join(OWN_NAMES[split])} "
-            f"({reader.LOOKS_FOR.replace('train', split)}). Else name its split in the options{other}"
+            f"has no `{split}` split, but {_own_names(wanted)}; expected one of the names "
+            f"{', '.join(OWN_NAMES[split])} ({reader.LOOKS_FOR.replace('train', split)}). "
+            f"Else name its split in the options{other}"
         )
         raise DatasetError("split_missing", detail, base)

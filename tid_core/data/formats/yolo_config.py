@@ -55,7 +55,9 @@ class Config:
     def _place(self, root: Root, entry: str) -> Path:
         base = self.file.parent / self.folder
         if not base.is_dir():
-            raise DatasetError("path_missing", f"`path` is {self.folder!a:.100}, which is no folder here", self.file)
+            detail = f"`path` is {self.folder!a:.100}, which is no folder here"
+            hint = "leave it away where splits are beside this file"
+            raise DatasetError("path_missing", f"{detail}; {hint}", self.file)
         self._inside(root, base, f"`path: {self.folder}`; without `path`, splits are relative to this file")
         place = base / entry
         # Exports of a well-known site say ../train/images and mean train/images.
