@@ -17,7 +17,8 @@ that gives `lr` is taken at its word.
 
 **The backbone.** Where ImageNet weights exist and a recipe is `pretrained`, they are used, their batch normalisation
 frozen. From scratch (`weights: null`, or a backbone without such weights) it is group normalisation, since the
-statistics of small batches are poor. Weights of a whole detector keep the normalisation they were trained with.
+statistics of small batches are poor. Weights of a whole detector keep the normalisation they were trained with, and a
+recipe that is not `pretrained` leaves it to the detector.
 
 **Several short sides**: one is drawn per image in training; validation uses the last one of the list. Large-scale
 jitter is `data: {scale_jitter: [0.1, 2.0]}`, on top of any recipe.
