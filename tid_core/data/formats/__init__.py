@@ -39,7 +39,9 @@ def read_source(path: Path, options: IndexOptions) -> Source:
 
 def _find_reader(root: Root, options: IndexOptions) -> tuple[Path, ModuleType]:
     """The folder that holds the dataset, `root` or an only folder within, and the reader of its format."""
-    candidates = FORMATS if options.format == "auto" else {options.format: FORMATS[options.format]}
+    candidates: dict[str, ModuleType] = (
+        FORMATS if options.format == "auto" else {options.format: FORMATS[options.format]}
+    )
     base = root.path
     while True:
         found = {name: reader for name, reader in candidates.items() if _fits(reader, base, options)}
