@@ -77,6 +77,8 @@ def _read(claim: Claim, session: Session) -> _Records:
     spec = JobSpec.model_validate(job.spec)
     dataset = session.get_one(Dataset, job.dataset_id)
     provenance = {"job": job.id, "attempt": str(claim.attempt), "worker": claim.worker_id, "dataset": dataset.name}
+    if dataset.sha256 is not None:
+        provenance["dataset_sha256"] = dataset.sha256
     weights = spec.teacher.weights if spec.teacher else None
     if isinstance(weights, JobWeights):
         provenance["teacher_job"] = weights.job

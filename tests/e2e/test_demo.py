@@ -54,6 +54,7 @@ def _check_student(out: Path) -> None:
     digests = json.dumps(card)
     for name in ("student.safetensors", "student.pt"):
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() in digests, name
+    assert len(card["provenance"]["dataset_sha256"]) == 64
     code = f"""
 import torch
 from safetensors.torch import load_file

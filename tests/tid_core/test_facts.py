@@ -196,7 +196,7 @@ def test_missing_splits_and_folders_are_named(root: Path) -> None:
     with pytest.raises(DatasetError, match="image folder of `val`"):
         read_facts(root, "pets", check_images=False)
     (root / "val.json").unlink()
-    with pytest.raises(DatasetError, match=r"no `val` split; expected .* \(COCO: val\.json, "):
+    with pytest.raises(DatasetError, match=r"no `val` split, but `train`; expected .* \(COCO: val\.json, "):
         read_facts(root, "pets", check_images=False)
     with pytest.raises(DatasetError) as caught:
         read_facts(root / "nowhere", "pets", check_images=False)

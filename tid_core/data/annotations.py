@@ -1,6 +1,7 @@
 """COCO annotation files: read, checked and put in order. Free of torch, linear in the size of the file."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from tid_core.data.problems import DatasetError, Problems
 from tid_core.text import CONTROLS
 
 KEYS = ("images", "annotations", "categories")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 MIN_SIDE = 0.01
 """Pixels. Thinner boxes vanish in fp32 once resized, and a detector refuses boxes of no size."""
 CLIP_TOLERANCE = 1.0
@@ -25,6 +27,8 @@ class ImageRecord(NamedTuple):
     file_name: str
     width: int
     height: int
+    sha256: str | None = None
+    """Of the file, in hexadecimal digits, where the annotations say it, as those of an index do."""
 
 
 class BoxRecord(NamedTuple):
@@ -165,8 +169,13 @@ def _images(entries: list[Any], path: Path, problems: Problems) -> list[ImageRec
         if identity in images:
             problems.note("duplicate_image_id", f"{where} {name} (id {identity!r:.40})")
         else:
-            images[identity] = ImageRecord(identity, name, int(width), int(height))
+            images[identity] = ImageRecord(identity, name, int(width), int(height), _digest(entry))
     return sorted(images.values(), key=lambda image: (isinstance(image.id, str), image.id))
+
+
+def _digest(entry: dict[str, Any]) -> str | None:
+    value = entry.get("sha256")
+    return value if isinstance(value, str) and SHA256.fullmatch(value) else None
 
 
 class UnusableBox(Exception):

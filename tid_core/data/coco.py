@@ -68,6 +68,7 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
         ids = [coco.images[i].id for i in kept]
         self._ids_I = np.array(ids, dtype=None if len({type(identity) for identity in ids}) == 1 else object)
         self._sizes_I2 = np.array([(coco.images[i].width, coco.images[i].height) for i in kept])
+        self._digests_I = np.array([coco.images[i].sha256 or "" for i in kept], dtype="S64")
 
     def __len__(self) -> int:
         return len(self._names_I)
@@ -75,12 +76,13 @@ class CocoDetection(torch.utils.data.Dataset[Sample]):
     def record(self, index: int) -> ImageRecord:
         width, height = self._sizes_I2[index].tolist()
         (identity,) = self._ids_I[index : index + 1].tolist()
-        return ImageRecord(identity, str(self._names_I[index]), width, height)
+        sha256 = self._digests_I[index].decode() or None
+        return ImageRecord(identity, str(self._names_I[index]), width, height, sha256)
 
     def __getitem__(self, position: tuple[int, int]) -> Sample:
         """
         Raises:
-            TrainingFailure: `dataset_invalid`: the image is missing, truncated or not of the stated size.
+            TrainingFailure: `dataset_invalid`: the image is missing, truncated, not of the stated size, or changed.
         """
         epoch, index = position
         record = self.record(index)

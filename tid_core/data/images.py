@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ TURNED = (5, 6, 7, 8)
 
 
 class ImageProblem(Exception):
-    """An image that cannot be trained on; `code` is one of problems.UNUSABLE_IMAGES."""
+    """An image that cannot be trained on; `code` is one of problems.UNUSABLE_IMAGES, or `changed_image`."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -34,7 +36,7 @@ def open_image(folder: Path, record: ImageRecord) -> Image:
     Pixels are taken as stored; only where the sizes agree after applying the EXIF orientation, it is applied.
 
     Raises:
-        ImageProblem: missing, truncated, not an image, or of another size.
+        ImageProblem: missing, truncated, not an image, of another size, or other bytes than `record.sha256` says.
     """
     image = _open(folder, record)
     try:
@@ -83,24 +85,32 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _open(folder: Path, record: ImageRecord) -> Image:
     path = folder / record.file_name
-    image = _open_path(path)
+    image = _open_path(path, record.sha256)
     _check_size(image, record, path)
     return image
 
 
-def _open_path(path: Path) -> Image:
+def _open_path(path: Path, sha256: str | None = None) -> Image:
     from PIL import Image
 
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer
             raise ImageProblem("unreadable_image", f"{path}: not a file")
-        return Image.open(path, formats=FORMATS)
+        return Image.open(path if sha256 is None else _unchanged(path, sha256), formats=FORMATS)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageProblem("missing_image", f"{path}: no such file") from error
     except ImageProblem:
         raise
     except Exception as error:  # Pillow's readers raise whatever the damage leads to
         raise ImageProblem("unreadable_image", f"{path}: {error}") from error
+
+
+def _unchanged(path: Path, sha256: str) -> io.BytesIO:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        detail = "is not the file that was registered; register the dataset as it is now under another name"
+        raise ImageProblem("changed_image", f"{path}: {detail}")
+    return io.BytesIO(data)
 
 
 def _orientation(image: Image) -> int:

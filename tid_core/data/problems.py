@@ -32,6 +32,7 @@ DETAILS = {
     "missing_image": "the file does not exist",
     "unreadable_image": "the file is truncated or not an image",
     "size_mismatch": "width and height in the annotation file differ from the image file",
+    "changed_image": "the file is no longer the one that was registered; a training that meets it stops",
 }
 """Every code, with what it means and what happens."""
 

@@ -1,5 +1,6 @@
 """The index: the same content has the same hash, `val` is carved the same way, and nothing is kept of a bad dataset."""
 
+import hashlib
 import io
 import json
 import shutil
@@ -9,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.tid_core.formats.small import CLASSES, picture, read, voc_object, write_coco, write_voc, write_yolo
 from tid_core.data.annotations import read_coco
+from tid_core.data.coco import CocoDetection
 from tid_core.data.index import IndexOptions, build_index, index_splits
 from tid_core.data.problems import DatasetError
+from tid_core.events import TrainingFailure
 from tid_core.facts import DatasetFacts, HistogramBin, read_facts
+from tid_core.spec import DataSpec
 
 
 def build(root: Path, out: Path, **options: Any) -> DatasetFacts:
@@ -37,8 +42,39 @@ def test_the_index_holds_what_the_dataset_holds(tmp_path: Path) -> None:
         coco = read_coco(paths.annotations)
         assert (coco.classes, coco.category_ids) == (CLASSES, [3, 5, 9])
         assert coco.boxes == source.splits[split].boxes
-        assert coco.images == source.splits[split].images
-        assert all((paths.images / image.file_name).is_file() for image in coco.images)
+        assert [image._replace(sha256=None) for image in coco.images] == source.splits[split].images
+        contents = [(paths.images / image.file_name).read_bytes() for image in coco.images]
+        assert [image.sha256 for image in coco.images] == [hashlib.sha256(data).hexdigest() for data in contents]
+
+
+def test_training_stops_at_an_image_that_is_not_the_registered_one(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "root", {"train": 3, "val": 2})
+    build(root, tmp_path / "out")
+    paths = index_splits(root, tmp_path / "out")["train"]
+    dataset = CocoDetection(paths, None, DataSpec(flip=0.0), train=True)
+    image, _ = dataset[0, 1]
+    place = root / dataset.record(1).file_name
+    before = place.read_bytes()
+    Image.new("RGB", (image.shape[2], image.shape[1]), "red").save(place)
+    with pytest.raises(TrainingFailure, match=f"changed_image: .*{place.name}: is not the file that was registered"):
+        dataset[1, 1]
+    dataset[0, 0]
+    place.write_bytes(before)
+    assert torch.equal(dataset[0, 1][0], image)
+
+
+def test_an_index_of_an_index_hashes_the_files_anew(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "root", {"train": 3, "val": 2})
+    build(root, tmp_path / "out")
+    for split in ("train", "val"):
+        shutil.copy(tmp_path / f"out/{split}.json", tmp_path / f"{split}.json")
+        shutil.copytree(root, tmp_path / split)
+    name = read_coco(tmp_path / "train.json").images[0].file_name
+    Image.open(tmp_path / "train" / name).transpose(Image.Transpose.ROTATE_180).save(tmp_path / "train" / name)
+    again = tmp_path / "again"
+    build_index(tmp_path, again, name="again", options=IndexOptions(format="coco"))
+    for image in read_coco(again / "train.json").images:
+        assert image.sha256 == hashlib.sha256((tmp_path / image.file_name).read_bytes()).hexdigest()
 
 
 def test_the_same_content_has_the_same_hash_wherever_it_lies_and_other_content_another(tmp_path: Path) -> None:

@@ -86,5 +86,6 @@ def _categories(contents: list[dict[str, list[Any]]], paths: list[Path]) -> dict
 def _part(root: Root, content: dict[str, list[Any]], place: tuple[Path, Path], classes: list[str]) -> Split:
     annotations, folder = place
     coco = parse_coco(content, annotations, classes)
-    images = [image._replace(file_name=root.name(folder / image.file_name)) for image in coco.images]
+    # Hashes of the index are its own, of the files as they are now.
+    images = [image._replace(file_name=root.name(folder / image.file_name), sha256=None) for image in coco.images]
     return Split(images, coco.boxes, coco.problems)
