@@ -18,6 +18,22 @@ from store.ids import new_id
 from store.upgrade import upgrade
 
 TEMPLATE = "tid_template"
+LONGEST = (
+    "e2e/test_demo.py",
+    "worker/test_supervisor.py",
+    "tid_core/training/test_ranks_ends.py",
+    "e2e/test_faults.py",
+    "tid_core/training/test_ranks.py",
+    "worker/test_job_in_processes.py",
+    "tid_core/training/test_resume_exact.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files go first: at the end one process would work on them while the other has nothing to do."""
+    folder = Path(__file__).parent
+    place = {folder / name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @dataclass(frozen=True)
