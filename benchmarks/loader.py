@@ -2,14 +2,16 @@
 
     uv run python benchmarks/loader.py [--dataset FOLDER] [--workers 0 2] [--images 96] [--batch 8] [--repeats 7]
 
-Decode, flip (p = 0.5), float in 0..1, collate. The reference is put together from the installed torchvision as its
-`references/detection` does it with `--use-v2`: CocoDetection, wrap_dataset_for_transforms_v2, its `hflip` preset, and
-its collate function. Epochs of the two take turns; both keep their worker processes, which are started before. The
-files are made from scikit-learn's photographs (640 x 480, JPEG of quality 90, 8 boxes each), or are those of FOLDER
-(train.json and train/). The target is a ratio of at least 1.0.
+Decode, flip (p = 0.5), float in 0..1, collate; ours also hashes each file, as it does for registered datasets. The
+reference is put together from the installed torchvision as its `references/detection` does it with `--use-v2`:
+CocoDetection, wrap_dataset_for_transforms_v2, its `hflip` preset, and its collate function. Epochs of the two take
+turns; both keep their worker processes, which are started before. The files are made from scikit-learn's photographs
+(640 x 480, JPEG of quality 90, 8 boxes each), or are those of FOLDER (train.json and train/). The target is a ratio of
+at least 1.0.
 """
 
 import argparse
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -67,8 +69,10 @@ def make_photos(root: Path, count: int) -> Path:
         left, top = (int(random.integers(room + 1)) for room in (photo.width - width, photo.height - height))
         piece = photo.resize((WIDTH, HEIGHT), box=(left, top, left + width, top + height))
         pixels = np.asarray(piece) + random.normal(0, 3, (HEIGHT, WIDTH, 3))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / "train" / f"{i}.jpg", quality=90)
-        images.append({"id": i + 1, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT})
+        file = root / "train" / f"{i}.jpg"
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=90)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()  # as an index has it, for ours to verify
+        images.append({"id": i + 1, "file_name": file.name, "width": WIDTH, "height": HEIGHT, "sha256": digest})
         for _ in range(BOXES):
             x, y = random.uniform(0, WIDTH / 2), random.uniform(0, HEIGHT / 2)
             w, h = random.uniform(16, WIDTH / 2), random.uniform(16, HEIGHT / 2)
