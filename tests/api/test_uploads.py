@@ -35,7 +35,7 @@ def database_url(sqlite_url: str) -> str:
 @pytest.fixture
 def settings(tmp_path: Path, database_url: str) -> Settings:
     (tmp_path / "data").mkdir()
-    times = {"lease_seconds": 0.8, "heartbeat_seconds": 0.1, "reaper_seconds": 0.1}
+    times = {"lease_seconds": 4.0, "heartbeat_seconds": 0.1, "reaper_seconds": 0.1}
     return Settings(
         home=tmp_path, database_url=database_url, broker_url="redis://127.0.0.1:1/0", upload_bytes=LIMIT, **times
     )
