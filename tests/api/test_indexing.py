@@ -23,7 +23,7 @@ from store.models import Dataset
 from store.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = {"TID_LEASE_SECONDS": "1.5", "TID_HEARTBEAT_SECONDS": "0.2", "TID_REAPER_SECONDS": "0.1"}
+PATIENCE = {"TID_LEASE_SECONDS": "3", "TID_HEARTBEAT_SECONDS": "0.2", "TID_REAPER_SECONDS": "0.1"}
 Make = Callable[..., Path]
 Settled = Callable[..., dict[str, Any]]
 
