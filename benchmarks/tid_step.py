@@ -19,7 +19,8 @@ from tid_core.detectors.base import DenseDetector
 from tid_core.detectors.build import build_detector
 from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.tid import TidDistiller
-from tid_core.spec import DataSpec, LossSpec, TidSpec
+from tid_core.methods import TidSpec
+from tid_core.spec import DataSpec, LossSpec
 
 NUM_CLASSES = 91
 TARGET = 1.10

@@ -18,8 +18,9 @@ from api.openapi import text as openapi_text
 from docs.recipes_page import recipes_page
 from store.settings import Settings
 from tid_core import spec
-from tid_core.catalogue import DETECTORS, FAMILIES, METHODS
+from tid_core.catalogue import DETECTORS, FAMILIES
 from tid_core.data.problems import DETAILS, UNUSABLE_IMAGES
+from tid_core.methods import METHODS
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -165,7 +165,7 @@ def _row(spec: JobSpec, dataset_id: str, warnings: Sequence[Json], *, session: S
     return Job(
         name=spec.name,
         spec=spec.model_dump(mode="json"),
-        method=spec.method,
+        method=spec.method_name,
         queue=spec.resources.queue,
         max_attempts=spec.resources.max_attempts,
         epochs=spec.training.epochs,

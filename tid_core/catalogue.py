@@ -175,9 +175,11 @@ _PARAMETERS = {
     "fcos_mobilenet_v2_fpn": 10_481_504,
     "fcos_mobilenet_v3_large_fpn": 11_153_808,
     "fcos_resnet18_small": 11_927_904,
+    "fcos_mobilenet_v2_small": 3_024_416,
     "fcos_conv10_small": 2_595_072,
     "fcos_conv5_tiny": 731_840,
     "retinanet_resnet18_small": 12_584_055,
+    "retinanet_mobilenet_v2_small": 3_680_567,
     "retinanet_conv10_small": 3_251_223,
     "retinanet_conv5_tiny": 1_387_991,
     "gfl_resnet18_fpn": 19_446_244,
@@ -187,6 +189,7 @@ _PARAMETERS = {
     "gfl_mobilenet_v2_fpn": 10_624_676,
     "gfl_mobilenet_v3_large_fpn": 11_296_980,
     "gfl_resnet18_small": 11_982_018,
+    "gfl_mobilenet_v2_small": 3_078_530,
     "gfl_conv10_small": 2_649_186,
     "gfl_conv5_tiny": 785_954,
     "atss_resnet18_fpn": 19_301_029,
@@ -196,6 +199,7 @@ _PARAMETERS = {
     "atss_mobilenet_v2_fpn": 10_479_461,
     "atss_mobilenet_v3_large_fpn": 11_151_765,
     "atss_resnet18_small": 11_927_523,
+    "atss_mobilenet_v2_small": 3_024_035,
     "atss_conv10_small": 2_594_691,
     "atss_conv5_tiny": 731_459,
     "retinanet_resnet18_fpn_mm": 21_638_295,
@@ -216,7 +220,12 @@ _PARAMETERS = {
 _COCO_MAP = {"retinanet_resnet50_fpn": 36.4, "retinanet_resnet50_fpn_v2": 41.5, "fcos_resnet50_fpn": 39.2}
 _STANDARD = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large")
 _PUBLIC = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet50_caffe", "resnet101_caffe")
-_SMALL = {"resnet18_small": "resnet18", "conv10_small": "conv10", "conv5_tiny": "conv5"}
+_SMALL = {
+    "resnet18_small": "resnet18",
+    "mobilenet_v2_small": "mobilenet_v2",
+    "conv10_small": "conv10",
+    "conv5_tiny": "conv5",
+}
 
 
 def _info(name: str, family: Family, version: Literal["v1", "v2"], size: Size, backbone: str) -> DetectorInfo:
@@ -284,32 +293,3 @@ COCO_CATEGORIES: tuple[str, ...] = tuple(
 def close_names(name: str, names: list[str] | None = None) -> list[str]:
     """The three names most like a wrong one, best first."""
     return get_close_matches(name, list(DETECTORS) if names is None else names, n=3, cutoff=0.4)
-
-
-@dataclass(frozen=True)
-class MethodInfo:
-    name: str
-    title: str
-    source: str
-    needs: tuple[str, ...]
-    """What must agree between student and teacher; what differs only in channels gets an adapter."""
-    published: str = ""
-
-
-METHODS: dict[str, MethodInfo] = {
-    "tid": MethodInfo(
-        "tid",
-        "Task Integration Distillation: features weighted by both tasks and by what the student has yet to learn",
-        "Su, Jian, Yu, arXiv 2404.01699; Neurocomputing 624 (2025) 129386; partly reconstructed",
-        ("strides", "classes"),
-        "GFL R101->R50 40.1 -> 42.0 (the paper's figure, not this project's)",
-    ),
-    "fitnet": MethodInfo(
-        "fitnet",
-        "Uniform imitation of the pyramid features",
-        "Romero et al., FitNets, ICLR 2015",
-        ("strides",),
-        "GFL R101->R50 40.1 -> 40.7 (published elsewhere, not this project's)",
-    ),
-    "none": MethodInfo("none", "Plain training, no distillation", "", ()),
-}

@@ -9,21 +9,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from tid_core.fields import Count, Fraction, Model, NonNegative, Positive, Steps, Text
+from tid_core.methods import (
+    METHODS,
+    BckdSpec,
+    CrosskdSpec,
+    CwdSpec,
+    DefeatSpec,
+    FgdSpec,
+    FgfiSpec,
+    FitnetSpec,
+    FrsSpec,
+    LdSpec,
+    Method,
+    MgdSpec,
+    PgdSpec,
+    PkdSpec,
+    TarSpec,
+    TbdSpec,
+    Teaching,
+    TidSpec,
+)
 from tid_core.recipes import RECIPES, fill_in, known_recipe
-from tid_core.text import plain_path, plain_text
-
-Text = Annotated[str, AfterValidator(plain_text)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Steps = Annotated[int, Field(ge=0, le=2**31 - 1)]
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from tid_core.text import plain_path
 
 
 class FileWeights(Model):
@@ -101,65 +111,6 @@ class LossSpec(Model):
         "constant", description="How the weight of the distillation term moves over the run."
     )
     warmup_steps: Steps = Field(500, description="Steps of the `warmup` schedule.")
-
-
-class TidSpec(Model):
-    """Task Integration Distillation. Fields marked [ours] reconstruct what the paper leaves open."""
-
-    t_pos: Fraction = Field(0.5, description="IoU from which a point counts as localised. [ours]")
-    t_neg: Fraction = Field(0.4, description="IoU up to which a point counts as background. [ours]")
-    thresholds: Literal["fixed", "matcher", "atss"] = Field(
-        "matcher",
-        description="matcher: the detector's own thresholds where it has them, else t_pos/t_neg; "
-        "atss: mean + std of each ground truth's candidate IoUs; t_neg = t_pos / 2. [ours]",
-    )
-    atss_topk: Count = Field(9, description="Candidates per level and ground truth in mode `atss`.")
-    score_pos: Positive = Field(2.0, description="score_r where IoU >= t_pos. [paper]")
-    score_mid: Positive = Field(1.5, description="score_r between the thresholds. [paper]")
-    score_neg: Positive = Field(0.4, description="score_r where IoU <= t_neg. [paper]")
-    cls_score: Literal["two_level", "three_level", "prob"] = Field(
-        "two_level",
-        description="two_level: cls_right where the top class is the ground truth's, else cls_wrong; three_level: "
-        "cls_unsure where it is right with p < 0.5; prob: the probability of the ground truth's class. [ours]",
-    )
-    cls_right: Positive = Field(2.0, description="score_c where the class is right. [ours]")
-    cls_unsure: Positive = Field(1.5, description="score_c where it is right with p < 0.5 (three_level). [ours]")
-    cls_wrong: Positive = Field(0.4, description="score_c where the class is wrong. [ours]")
-    iou: Literal["iou", "giou", "diou"] = Field("iou", description="Overlap measured by score_r.")
-    tasks: Literal["both", "cls", "reg"] = Field("both", description="Scores that enter the product (ablation).")
-    key_source: Literal["teacher", "student", "either"] = Field(
-        "teacher", description="Whose score makes a point key. [ours]"
-    )
-    tau_key: NonNegative = Field(1.0, description="key(p) = Score > tau_key. [ours]")
-    tau_weak: NonNegative = Field(0.0, description="weak(p) = Score_T - Score_S > tau_weak. [ours]")
-    weak_signed: bool = Field(True, description="false: weak where |Score_T - Score_S| > tau_weak. [ours]")
-    areas: Literal["both", "key", "weak"] = Field("both", description="Masks that enter the partition (ablation).")
-    partition: Literal["intersection", "weak_first", "key_first", "score_bands"] = Field(
-        "intersection",
-        description="intersection: high = key and weak, medium = exactly one. weak_first: high = weak, medium = key "
-        "only. key_first: high = key, medium = weak only. score_bands: by Score_T > tau_key, > score_neg. [ours]",
-    )
-    norm: Literal["region_mean", "global_mean", "batch_sum"] = Field(
-        "region_mean",
-        description="region_mean: each area by its own points over the batch; global_mean: by all valid points; "
-        "batch_sum: a sum over points, divided by the images. [ours]",
-    )
-    distance: Literal["normalised_mse", "mse", "l1", "smooth_l1", "standardised_mse"] = Field(
-        "normalised_mse", description="normalised_mse: squared error over the variance of the teacher's level. [ours]"
-    )
-
-    @model_validator(mode="after")
-    def _thresholds_in_order(self) -> Self:
-        if self.t_neg > self.t_pos:
-            raise ValueError(f"tid.t_neg ({self.t_neg}) must not exceed tid.t_pos ({self.t_pos})")
-        return self
-
-
-class FitnetSpec(Model):
-    """FitNets-style imitation: every valid point weighs the same."""
-
-    weight: NonNegative = Field(2.0, description="Weight of the mean squared feature difference.")
-    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`.")
 
 
 class DataSpec(Model):
@@ -309,7 +260,8 @@ class ResourcesSpec(Model):
     max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(3, description="Attempts before the job fails for good.")
 
 
-Method = Literal["tid", "fitnet", "none"]
+def _section() -> Any:
+    return Field(None, description="Filled in where the method is used.")
 
 
 class JobSpec(Model):
@@ -325,10 +277,27 @@ class JobSpec(Model):
     teacher: TeacherSpec | None = Field(None, description="null = plain training of the student.")
     student: StudentSpec
     dataset: Text = Field(min_length=1, description="Name or id of a registered dataset; `tid train`: a folder.")
-    method: Method = Field("tid", description="How the teacher is imitated; plain training uses `none`.")
+    method: Method | Annotated[list[Teaching], Field(min_length=1, max_length=3)] = Field(
+        "tid",
+        description="How the teacher is imitated; plain training uses `none`. Several, e.g. [tid, pkd], are added, "
+        "each with the `weight` of its section.",
+    )
     loss: LossSpec = Field(default_factory=LossSpec)
     tid: TidSpec = Field(default_factory=TidSpec)
-    fitnet: FitnetSpec = Field(default_factory=FitnetSpec)
+    fitnet: FitnetSpec | None = _section()
+    fgfi: FgfiSpec | None = _section()
+    defeat: DefeatSpec | None = _section()
+    fgd: FgdSpec | None = _section()
+    mgd: MgdSpec | None = _section()
+    cwd: CwdSpec | None = _section()
+    pkd: PkdSpec | None = _section()
+    frs: FrsSpec | None = _section()
+    pgd: PgdSpec | None = _section()
+    ld: LdSpec | None = _section()
+    crosskd: CrosskdSpec | None = _section()
+    bckd: BckdSpec | None = _section()
+    tbd: TbdSpec | None = _section()
+    tar: TarSpec | None = _section()
     data: DataSpec = Field(default_factory=DataSpec)
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec)
@@ -350,10 +319,42 @@ class JobSpec(Model):
             return {"method": "none", "baseline": False, **data}
         return data
 
+    @field_validator("method")
+    @classmethod
+    def _methods_differ(cls, method: str | list[str]) -> str | list[str]:
+        if isinstance(method, str):
+            return method
+        if len(set(method)) < len(method):
+            raise ValueError(f"[{', '.join(method)}] names a method twice; its `weight` makes it count for more")
+        return method if len(method) > 1 else method[0]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_methods(cls, data: Any) -> Any:
+        """The record of a run has every setting of the methods that it uses, and of those alone if not told more."""
+        if not isinstance(data, dict):
+            return data
+        method = data.get("method", "tid")
+        used = [method] if isinstance(method, str) else method if isinstance(method, list) else []
+        missing = [name for name in used if isinstance(name, str) and name in METHODS and data.get(name) is None]
+        return {**data, **{name: {} for name in missing if name != "none"}}
+
+    @property
+    def methods(self) -> tuple[Teaching, ...]:
+        """What the student is taught with; nothing for `none`."""
+        if isinstance(self.method, list):
+            return tuple(self.method)
+        return () if self.method == "none" else (self.method,)
+
+    @property
+    def method_name(self) -> str:
+        """`tid`, `tid+pkd`, `none`."""
+        return "+".join(self.methods) or "none"
+
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
-        if self.teacher is None and self.method != "none":
-            raise ValueError(f"method {self.method!r} needs a teacher; set `teacher`, or `method: none`")
+        if self.teacher is None and self.methods:
+            raise ValueError(f"method {self.method_name!r} needs a teacher; set `teacher`, or `method: none`")
         if self.teacher is None and self.baseline:
             raise ValueError("baseline: true compares with distillation; without a teacher set it to false")
         return self
@@ -362,7 +363,8 @@ class JobSpec(Model):
         """The same student, recipe and seed without distillation; a teacher only where the student inherits from it."""
         teacher = self.teacher if self.student.inherit else None
         twin = {"name": f"{self.name[:109]} (baseline)", "teacher": teacher, "method": "none", "baseline": False}
-        return JobSpec.model_validate({**self.model_dump(), **twin})
+        same = self.model_dump(exclude={"loss", *METHODS})
+        return JobSpec.model_validate({**same, "loss": {"task": self.loss.task}, **twin})
 
 
 def preset(recipe: str) -> dict[str, Any]:

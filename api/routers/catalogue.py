@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from api.schemas import DetectorOut, Items, MethodOut, RecipeOut
-from tid_core.catalogue import DETECTORS, METHODS
+from tid_core.catalogue import DETECTORS
+from tid_core.methods import METHODS
 from tid_core.recipes import RECIPES
 from tid_core.spec import JobSpec, preset
 

@@ -1,14 +1,19 @@
 """The catalogue holds facts: each is read off the detector that it describes."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 from torchvision.models import list_models
 from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 
-from tid_core.catalogue import COCO_CATEGORIES, DETECTORS, METHODS
+from tid_core.catalogue import COCO_CATEGORIES, DETECTORS
 from tid_core.detectors.build import build_detector
 from tid_core.detectors.weights import DETECTOR_WEIGHTS
+from tid_core.distillers import BUILDERS
+from tid_core.methods import METHODS, Method
+from tid_core.spec import JobSpec
 
 torch.set_num_threads(1)
 
@@ -42,4 +47,15 @@ def test_weights_are_torchvisions() -> None:
 
 
 def test_methods_of_the_spec() -> None:
-    assert set(METHODS) == {"tid", "fitnet", "none"}
+    assert set(METHODS) == {*BUILDERS, "none"} == set(get_args(Method))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_settings_of_a_method_are_written_out_where_it_is_used(name: str) -> None:
+    teacher = {"detector": "fcos_conv10_small", "weights": {"file": "t.pt"}}
+    job = {"student": {"detector": "fcos_conv5_tiny"}, "dataset": "d", "teacher": teacher, "method": name}
+    spec = JobSpec.model_validate(job)
+    assert getattr(spec, name).weight > 0
+    others = set(METHODS) - {name, "none", "tid"}
+    assert all(getattr(spec, other) is None for other in others)
+    assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec

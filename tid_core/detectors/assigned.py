@@ -97,7 +97,7 @@ def weighted_giou(boxes_P4: Tensor, positives: Positives, weights_P: Tensor, nor
 class OneAnchorDetector(DenseDetector):
     model: TrainableModel
 
-    def _decode(self, regression_NL4: Tensor, anchors_L4: Tensor) -> Tensor:
+    def decode(self, regression_NL4: Tensor, anchors_L4: Tensor) -> Tensor:
         return self.model.decode(regression_NL4, anchors_L4)
 
     def _losses(self, outputs: DenseOutputs, targets: list[Target]) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ class DenseDetector(nn.Module, ABC):
             outputs = DenseOutputs(
                 features=features,
                 logits_NLK=head_outputs["cls_logits"],
-                boxes_NL4=self._decode(head_outputs["bbox_regression"].detach(), anchors_L4),
+                boxes_NL4=self.decode(head_outputs["bbox_regression"].detach(), anchors_L4),
                 anchors_L4=anchors_L4,
                 strides=list(self.info.strides),
                 num_anchors=self.info.anchors_per_location,
@@ -127,7 +127,7 @@ class DenseDetector(nn.Module, ABC):
         return [height * width * outputs.num_anchors for height, width in outputs.grid]
 
     @abstractmethod
-    def _decode(self, regression_NL4: Tensor, anchors_L4: Tensor) -> Tensor:
+    def decode(self, regression_NL4: Tensor, anchors_L4: Tensor) -> Tensor:
         """Boxes (N, L, 4) in pixels, not clipped."""
 
     @abstractmethod

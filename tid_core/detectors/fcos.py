@@ -15,7 +15,7 @@ from tid_core.ranks import mean_count, num_ranks
 
 
 class FcosDetector(DenseDetector):
-    def _decode(self, regression_NL4: Tensor, anchors_L4: Tensor) -> Tensor:
+    def decode(self, regression_NL4: Tensor, anchors_L4: Tensor) -> Tensor:
         return cast(Tensor, self.model.box_coder.decode(regression_NL4, anchors_L4[None]))
 
     def _losses(self, outputs: DenseOutputs, targets: list[Target]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ column, anchor), A anchors per location, K classes.
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -32,3 +33,30 @@ class DenseOutputs:
     def grid(self) -> list[tuple[int, int]]:
         """(H, W) of every level."""
         return [(f.shape[-2], f.shape[-1]) for f in self.features]
+
+    @property
+    def all_valid(self) -> Tensor:
+        """`valid` of all levels in one tensor, (N, P) locations: level by level, row by row."""
+        return torch.cat([v_NHW.flatten(1) for v_NHW in self.valid], dim=1)
+
+    @property
+    def centres(self) -> Tensor:
+        """(x, y) of every location, (P, 2), in pixels of the padded batch: the centre of its anchors."""
+        first_P4 = self.anchors_L4[:: self.num_anchors]
+        return (first_P4[:, :2] + first_P4[:, 2:]) / 2
+
+    @property
+    def levels(self) -> Tensor:
+        """Index of the level of every location, (P,)."""
+        sizes = torch.tensor([h * w for h, w in self.grid], device=self.anchors_L4.device)
+        return torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
+
+    def split(self, maps_P: Tensor) -> list[Tensor]:
+        """Cut maps of shape (..., P) into one (..., H, W) per level, without a copy."""
+        return split_levels(maps_P, self.grid)
+
+
+def split_levels(maps_P: Tensor, grid: list[tuple[int, int]]) -> list[Tensor]:
+    """Cut maps of shape (..., P), all levels one after the other, into one (..., H, W) per level, without a copy."""
+    parts = torch.split(maps_P, [h * w for h, w in grid], dim=-1)
+    return [part.view(*part.shape[:-1], *size) for part, size in zip(parts, grid, strict=True)]

@@ -22,7 +22,7 @@ class RetinaNetDetector(DenseDetector):
         matcher = self.model.proposal_matcher
         return cast(float, matcher.high_threshold), cast(float, matcher.low_threshold)
 
-    def _decode(self, regression_NL4: Tensor, anchors_L4: Tensor) -> Tensor:
+    def decode(self, regression_NL4: Tensor, anchors_L4: Tensor) -> Tensor:
         anchors = anchors_L4.repeat(len(regression_NL4), 1)
         boxes = self.model.box_coder.decode_single(regression_NL4.flatten(0, 1), anchors)
         return cast(Tensor, boxes).view_as(regression_NL4)

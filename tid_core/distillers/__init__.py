@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from tid_core.detectors.base import DenseDetector
-from tid_core.distillers.base import Distiller, DistillResult
+from tid_core.distillers.base import CombinedDistiller, Distiller, DistillResult
 from tid_core.distillers.fitnet import FitnetDistiller
 from tid_core.distillers.schedule import schedule_weight
 from tid_core.distillers.tid import TidDistiller
+from tid_core.methods import FitnetSpec
 from tid_core.spec import JobSpec
 
-__all__ = ["BUILDERS", "DistillResult", "Distiller", "build_distiller", "schedule_weight"]
+__all__ = ["BUILDERS", "CombinedDistiller", "DistillResult", "Distiller", "build_distiller", "schedule_weight"]
 
 
 def _tid(spec: JobSpec, student: DenseDetector, teacher: DenseDetector) -> Distiller:
@@ -24,16 +25,21 @@ def _tid(spec: JobSpec, student: DenseDetector, teacher: DenseDetector) -> Disti
 
 
 def _fitnet(spec: JobSpec, student: DenseDetector, teacher: DenseDetector) -> Distiller:
-    return FitnetDistiller(spec.fitnet, student=student.info, teacher=teacher.info)
+    return FitnetDistiller(spec.fitnet or FitnetSpec(), student=student.info, teacher=teacher.info)
 
 
 BUILDERS: dict[str, Callable[[JobSpec, DenseDetector, DenseDetector], Distiller]] = {"tid": _tid, "fitnet": _fitnet}
 
 
-def build_distiller(spec: JobSpec, student: DenseDetector, teacher: DenseDetector) -> Distiller | None:
+def build_distiller(
+    spec: JobSpec, student: DenseDetector, teacher: DenseDetector
+) -> Distiller | CombinedDistiller | None:
     """The loss of `spec.method`; None for `none`.
 
     Raises:
         ValueError: the pair does not fit.
     """
-    return None if spec.method == "none" else BUILDERS[spec.method](spec, student, teacher)
+    parts: dict[str, Distiller] = {name: BUILDERS[name](spec, student, teacher) for name in spec.methods}
+    if len(parts) > 1:
+        return CombinedDistiller(parts)
+    return next(iter(parts.values()), None)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tid_core.detectors.outputs import DenseOutputs
+from tid_core.detectors.outputs import DenseOutputs, split_levels
 from tid_core.distillers.atss import atss_thresholds
-from tid_core.spec import TidSpec
+from tid_core.methods import TidSpec
 from tid_core.truth import Match, Targets, Truth, match, pad_truth
 
 REGIONS = ("high", "medium", "low")
@@ -38,8 +38,7 @@ class Areas:
 
     def split(self, maps_P: Tensor) -> list[Tensor]:
         """Cut maps of shape (..., P) into one (..., H, W) per level, without a copy."""
-        parts = torch.split(maps_P, [h * w for h, w in self.grid], dim=-1)
-        return [part.view(*part.shape[:-1], *size) for part, size in zip(parts, self.grid, strict=True)]
+        return split_levels(maps_P, self.grid)
 
 
 @torch.no_grad()
@@ -64,7 +63,7 @@ def find_areas(
     atss_NM = atss_thresholds(student, truth, topk=tid.atss_topk) if tid.thresholds == "atss" else None
     score_teacher_NP = combined_score(teacher, truth, tid, matcher=teacher_matcher, atss_NM=atss_NM)
     score_student_NP = combined_score(student, truth, tid, matcher=student_matcher, atss_NM=atss_NM)
-    valid_NP = torch.cat([v.flatten(1) for v in student.valid], dim=1)
+    valid_NP = student.all_valid
     key_NP, weak_NP = key_and_weak(score_teacher_NP, score_student_NP, tid)
     key_NP, weak_NP = key_NP & valid_NP, weak_NP & valid_NP
     return Areas(

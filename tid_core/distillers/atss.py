@@ -14,6 +14,4 @@ from tid_core.truth import Truth
 
 def atss_thresholds(outputs: DenseOutputs, truth: Truth, *, topk: int) -> Tensor:
     """The IoU, (N, M), from which a box counts as localised on that ground truth."""
-    locations_L4 = outputs.anchors_L4[:: outputs.num_anchors]
-    centres_L2 = (locations_L4[:, :2] + locations_L4[:, 2:]) / 2
-    return iou_thresholds(find_candidates(centres_L2, outputs.valid, truth, strides=outputs.strides, topk=topk))
+    return iou_thresholds(find_candidates(outputs.centres, outputs.valid, truth, strides=outputs.strides, topk=topk))

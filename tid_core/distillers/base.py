@@ -4,6 +4,7 @@ N images, C channels, H and W a level's grid, V levels.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log2
 
@@ -37,6 +38,9 @@ class Distiller(nn.Module, ABC):
         ValueError: the two do not have the same strides.
     """
 
+    progress: float = 0.0
+    """How much of the run is done, 0..1, for losses that change over it; the training sets it before each step."""
+
     def __init__(self, student: DetectorInfo, teacher: DetectorInfo) -> None:
         super().__init__()
         if student.strides != teacher.strides:
@@ -66,6 +70,45 @@ class Distiller(nn.Module, ABC):
     def adapt(self, features: list[Tensor]) -> list[Tensor]:
         """The student's levels with the teacher's channels."""
         return [adapter(feat_NCHW) for adapter, feat_NCHW in zip(self.adapters, features, strict=True)]
+
+
+class CombinedDistiller(nn.Module):
+    """Several methods added, each with the weight of its own section; terms and metrics carry the method's name.
+
+    Each has adapters of its own: what one asks of them need not suit the other.
+    """
+
+    def __init__(self, parts: Mapping[str, Distiller]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+
+    @property
+    def progress(self) -> float:
+        """As of `Distiller`, for all parts."""
+        return next(iter(self.named().values())).progress
+
+    @progress.setter
+    def progress(self, done: float) -> None:
+        for part in self.named().values():
+            part.progress = done
+
+    def named(self) -> dict[str, Distiller]:
+        return {name: part for name, part in self.parts.items() if isinstance(part, Distiller)}
+
+    def forward(self, student: DenseOutputs, teacher: DenseOutputs, targets: Targets) -> DistillResult:
+        """Terms and metrics under `distill/` become `distill/METHOD/...`; other metrics keep their names."""
+        terms: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        for name, part in self.named().items():
+            result: DistillResult = part(student, teacher, targets)
+            terms |= {_within(name, term): value for term, value in result.terms.items()}
+            metrics |= {_within(name, metric): value for metric, value in result.metrics.items()}
+        return DistillResult(terms, metrics)
+
+
+def _within(method: str, name: str) -> str:
+    """distill/features of pkd: distill/pkd/features; areas/high/p3 stays."""
+    return f"distill/{method}/{name.removeprefix('distill/')}" if name.startswith("distill/") else name
 
 
 def check_outputs(student: DenseOutputs, teacher: DenseOutputs, *, classes: bool) -> None:

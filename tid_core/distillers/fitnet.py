@@ -9,8 +9,8 @@ from tid_core.catalogue import DetectorInfo
 from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.base import Distiller, DistillResult, check_outputs, level_names
 from tid_core.distillers.distances import feature_distances
+from tid_core.methods import FitnetSpec
 from tid_core.ranks import num_ranks, sum_over_ranks
-from tid_core.spec import FitnetSpec
 from tid_core.truth import Targets
 
 

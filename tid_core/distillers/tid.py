@@ -13,8 +13,9 @@ from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.areas import REGIONS, Areas, Thresholds, find_areas
 from tid_core.distillers.base import Distiller, DistillResult, check_outputs, level_names
 from tid_core.distillers.distances import feature_distances
+from tid_core.methods import TidSpec
 from tid_core.ranks import num_ranks, sum_over_ranks
-from tid_core.spec import LossSpec, TidSpec
+from tid_core.spec import LossSpec
 from tid_core.truth import Targets
 
 
@@ -40,7 +41,7 @@ class TidDistiller(Distiller):
         super().__init__(student, teacher)
         self.tid = tid
         self.matchers = (student_matcher, teacher_matcher)
-        weights_R = torch.tensor([loss.high, loss.medium, loss.low])
+        weights_R = tid.weight * torch.tensor([loss.high, loss.medium, loss.low])
         self.register_buffer("weights_R", weights_R, persistent=False)
 
     def areas(self, student: DenseOutputs, teacher: DenseOutputs, targets: Targets) -> Areas:

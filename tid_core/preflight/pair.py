@@ -3,16 +3,26 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from tid_core.catalogue import COCO_CATEGORIES, DETECTORS, METHODS, DetectorInfo
+from tid_core.catalogue import COCO_CATEGORIES, DETECTORS, DetectorInfo
 from tid_core.facts import DatasetFacts
+from tid_core.methods import METHODS, Need
 from tid_core.preflight.problem import Problem, TeacherFacts, some
 from tid_core.spec import FileWeights, JobSpec
 
 
 def check_pair(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Problem]:
-    """What a method needs to agree between the pyramids."""
-    if spec.method == "none" or "strides" not in METHODS[spec.method].needs:
-        return
+    """What the methods need to agree between pyramids and heads."""
+    if "strides" in _needs(spec):
+        yield from _check_pyramids(student, teacher)
+    yield from _check_heads(spec, student, teacher)
+
+
+def _needs(spec: JobSpec) -> dict[Need, str]:
+    """What must agree, and the method that says so."""
+    return {need: name for name in spec.methods for need in METHODS[name].needs}
+
+
+def _check_pyramids(student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Problem]:
     if len(student.strides) != len(teacher.strides):
         yield Problem(
             code="levels_differ",
@@ -37,6 +47,39 @@ def check_pair(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> I
             expected=f"nothing to do; a student of {teacher.channels} channels would need none",
             severity="warning",
         )
+
+
+def _check_heads(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Problem]:
+    """Methods that compare what the heads say, each with the reason why a pair cannot carry it."""
+    needs = _needs(spec)
+    if "anchors" in needs and student.anchors_per_location != teacher.anchors_per_location:
+        yield _refused(
+            "anchors_differ",
+            f"{needs['anchors']} compares anchor with anchor, but {student.name} has {student.anchors_per_location} "
+            f"at each location and {teacher.name} {teacher.anchors_per_location}",
+            without=needs["anchors"],
+        )
+    if "distribution" in needs:
+        plain = [info.name for info in (student, teacher) if info.family != "gfl"]
+        if plain:
+            yield _refused(
+                "no_distribution",
+                f"{needs['distribution']} compares distributions of the sides of boxes, which only GFL predicts; "
+                f"not so {' and '.join(plain)}",
+                without=needs["distribution"],
+            )
+    if "channels" in needs and student.channels != teacher.channels:
+        yield _refused(
+            "channels_differ",
+            f"{needs['channels']} runs the student's head features through the teacher's head, but {student.name} has "
+            f"{student.channels} channels and {teacher.name} {teacher.channels}",
+            without=needs["channels"],
+        )
+
+
+def _refused(code: str, detail: str, *, without: str) -> Problem:
+    expected = f"another pair, or another method than {without}: tid, fitnet and pkd, among others, take this one"
+    return Problem(code=code, field="/method", detail=detail, expected=expected)
 
 
 def _fitting(student: DetectorInfo, teacher: DetectorInfo) -> str:
@@ -67,7 +110,7 @@ def _unfit(spec: JobSpec, part: Literal["neck", "head"], detail: str) -> Problem
 
 def check_classes(spec: JobSpec, dataset: DatasetFacts, teacher: TeacherFacts | None) -> Iterator[Problem]:
     """The teacher must know every class of the dataset, by name."""
-    if spec.teacher is None or spec.method == "none":
+    if spec.teacher is None or "classes" not in _needs(spec):
         return
     known = _teacher_classes(spec, teacher)
     missing = [] if known is None else [name for name in dataset.classes if name not in known]

@@ -44,14 +44,22 @@ def _gpus(spec: JobSpec) -> Iterator[Problem]:
 
 
 def _distillation(spec: JobSpec) -> Iterator[Problem]:
-    if spec.method != "none" and spec.loss.distill == 0:
+    if spec.methods and spec.loss.distill == 0:
         yield Problem(
             code="distillation_off",
             field="/loss/distill",
-            detail=f"method {spec.method} with loss.distill 0 is plain training with a teacher's cost",
+            detail=f"method {spec.method_name} with loss.distill 0 is plain training with a teacher's cost",
             expected="a positive weight, or method: none",
         )
-    if spec.method == "tid" and not (spec.loss.high or spec.loss.medium or spec.loss.low):
+    for name in spec.methods:
+        if getattr(spec, name).weight == 0:
+            yield Problem(
+                code="distillation_off",
+                field=f"/{name}/weight",
+                detail=f"{name}.weight is 0: the method costs its time and teaches nothing",
+                expected=f"a positive weight, or method without {name}",
+            )
+    if "tid" in spec.methods and not (spec.loss.high or spec.loss.medium or spec.loss.low):
         yield Problem(
             code="distillation_off",
             field="/loss",

@@ -44,7 +44,7 @@ def write_checkpoint(
         "classes": classes,
         "evaluation": dict(values),
         "teacher_ap": teacher_ap,
-        "method": plan.spec.method,
+        "method": plan.spec.method_name,
         "spec": plan.spec.model_dump(mode="json"),
         "provenance": plan.provenance,
     }

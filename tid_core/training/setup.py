@@ -137,12 +137,12 @@ def check_same_job(spec: JobSpec, saved: JobSpec) -> None:
     """
     differing = [
         f"{part}.{name} was {old}, is {new}"
-        for part in ("student", "teacher", "loss", "tid", "fitnet", "data", "training", "evaluation")
+        for part in ("student", "teacher", "loss", *spec.methods, "data", "training", "evaluation")
         for name, old, new in _differences(saved, spec, part)
         if f"{part}.{name}" not in _MAY_DIFFER
     ]
     if spec.method != saved.method:
-        differing.append(f"method was {saved.method}, is {spec.method}")
+        differing.append(f"method was {saved.method_name}, is {spec.method_name}")
     if differing:
         told = f"the state to continue from belongs to another job: {'; '.join(differing)}"
         raise TrainingFailure("checkpoint_invalid", f"{told}. Use a new folder, or the old spec")

@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from tid_core.detectors.base import DenseDetector, Target, select_classes
 from tid_core.detectors.outputs import DenseOutputs
-from tid_core.distillers import Distiller, DistillResult
+from tid_core.distillers import CombinedDistiller, Distiller, DistillResult
 from tid_core.spec import LossSpec
 from tid_core.training.precision import Precision
 
@@ -35,7 +35,11 @@ class StepLosses:
 
 class TrainingStep(nn.Module):
     def __init__(
-        self, student: DenseDetector, distiller: Distiller | None, loss: LossSpec, precision: Precision
+        self,
+        student: DenseDetector,
+        distiller: Distiller | CombinedDistiller | None,
+        loss: LossSpec,
+        precision: Precision,
     ) -> None:
         super().__init__()
         self.student = student

@@ -60,7 +60,10 @@ class Stepper:
 
     def _accumulate(self, batch: Batch, *, measure: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Gradients of the mean over `batch`; the means of its terms and measures."""
-        weight = schedule_weight(self.spec.loss, self.live.position.step, self.parts.total_steps)
+        step, total = self.live.position.step, self.parts.total_steps
+        weight = schedule_weight(self.spec.loss, step, total)
+        if self.parts.module.distiller is not None:
+            self.parts.module.distiller.progress = step / max(total, 1)
         terms: dict[str, Tensor] = {}
         measures: dict[str, Tensor] = {}
         for micro_batch, share, is_last in self._micro_batches(batch):
@@ -100,8 +103,10 @@ class Stepper:
             self.guard.observe(names, scale(distill), last=is_last_step)
         if not measure:
             return {}
-        of_task = gradient_norm_of(scale(losses.task), self.probes)
-        return {"grad/distill_ratio": gradient_norm_of(scale(weight * distill), self.probes) / of_task}
+        factor = self.live.scaler.get_scale()
+        of_task = gradient_norm_of(scale(losses.task), self.probes) / factor
+        of_distill = gradient_norm_of(scale(weight * distill), self.probes) / factor
+        return {"grad/task": of_task, "grad/distill": of_distill, "grad/distill_ratio": of_distill / of_task}
 
     def _update(self) -> None:
         live, max_norm = self.live, self.spec.training.clip_grad_norm

@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 from tid_core.catalogue import DETECTORS
 from tid_core.distillers.tid import TidDistiller
-from tid_core.spec import LossSpec, TidSpec
+from tid_core.methods import TidSpec
+from tid_core.spec import LossSpec
 
 
 def main(folder: Path, rank: int) -> None:

@@ -12,7 +12,8 @@ from tid_core.catalogue import DETECTORS
 from tid_core.detectors.build import build_detector
 from tid_core.distillers import BUILDERS, Distiller, build_distiller, schedule_weight
 from tid_core.distillers.tid import TidDistiller
-from tid_core.spec import DataSpec, JobSpec, LossSpec, TidSpec
+from tid_core.methods import TidSpec
+from tid_core.spec import DataSpec, JobSpec, LossSpec
 
 DATA = DataSpec(min_size=[64], max_size=96)
 WIDE, TINY = DETECTORS["fcos_resnet18_fpn"], DETECTORS["fcos_conv5_tiny"]

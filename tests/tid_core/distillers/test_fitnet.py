@@ -10,7 +10,8 @@ import torch
 from tid_core.catalogue import DETECTORS
 from tid_core.distillers.fitnet import FitnetDistiller
 from tid_core.distillers.tid import TidDistiller
-from tid_core.spec import FitnetSpec, LossSpec, TidSpec
+from tid_core.methods import FitnetSpec, TidSpec
+from tid_core.spec import LossSpec
 
 TINY = DETECTORS["fcos_conv5_tiny"]
 GRID = ((6, 5), (3, 3), (2, 2))

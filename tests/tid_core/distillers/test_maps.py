@@ -12,7 +12,7 @@ from PIL import Image
 
 from tid_core.distillers.areas import find_areas
 from tid_core.maps import draw_maps
-from tid_core.spec import TidSpec
+from tid_core.methods import TidSpec
 
 VERMILLION, BLUE = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)
 

@@ -12,7 +12,8 @@ from tid_core import truth
 from tid_core.detectors.build import build_detector
 from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.areas import find_areas
-from tid_core.spec import DataSpec, TidSpec
+from tid_core.methods import TidSpec
+from tid_core.spec import DataSpec
 
 # One ground truth, 8 x 8, of class 1. Overlaps with it: all, half (4 rows), 0.45 (3.6 rows), none.
 WHOLE, HALF, SOME, NONE = [0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 4.0], [0.0, 0.0, 8.0, 3.6], [90.0, 90.0, 98.0, 98.0]

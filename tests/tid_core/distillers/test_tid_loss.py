@@ -15,7 +15,8 @@ from torch import Tensor
 from tid_core.catalogue import DETECTORS
 from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.tid import TidDistiller
-from tid_core.spec import LossSpec, TidSpec
+from tid_core.methods import TidSpec
+from tid_core.spec import LossSpec
 
 TINY = DETECTORS["fcos_conv5_tiny"]
 

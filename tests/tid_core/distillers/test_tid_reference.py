@@ -13,7 +13,8 @@ from tid_core.catalogue import DETECTORS
 from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.areas import find_areas
 from tid_core.distillers.tid import TidDistiller
-from tid_core.spec import LossSpec, TidSpec
+from tid_core.methods import TidSpec
+from tid_core.spec import LossSpec
 
 Box = list[float]
 

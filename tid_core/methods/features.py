@@ -1,0 +1,56 @@
+"""The settings of the methods that imitate features alone. Free of torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tid_core.fields import Model, NonNegative
+
+
+class FitnetSpec(Model):
+    """FitNets-style imitation: every valid point weighs the same."""
+
+    weight: NonNegative = Field(2.0, description="Weight of the mean squared feature difference.")
+    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`.")
+
+
+class FgfiSpec(Model):
+    """Fine-grained feature imitation: near objects alone."""
+
+    weight: NonNegative = Field(1.0, description="Weight of the term.")
+
+
+class DefeatSpec(Model):
+    """Decoupled features: objects and background, each by its own size."""
+
+    weight: NonNegative = Field(1.0, description="Weight of the term.")
+
+
+class FgdSpec(Model):
+    """Focal and global distillation: attention over points and channels, and the relation of all points."""
+
+    weight: NonNegative = Field(1.0, description="Weight of the terms.")
+
+
+class MgdSpec(Model):
+    """Masked generative distillation: the teacher's features out of a part of the student's."""
+
+    weight: NonNegative = Field(1.0, description="Weight of the term.")
+
+
+class CwdSpec(Model):
+    """Channel-wise distillation: where in the picture each channel looks."""
+
+    weight: NonNegative = Field(1.0, description="Weight of the term.")
+
+
+class PkdSpec(Model):
+    """Pearson correlation of the features, channel by channel."""
+
+    weight: NonNegative = Field(6.0, description="Weight of the term.")
+
+
+class FrsSpec(Model):
+    """Feature richness: where the teacher sees any class at all."""
+
+    weight: NonNegative = Field(1.0, description="Weight of the terms.")
