@@ -23,6 +23,7 @@ class Started(_Event):
     epochs: int
     device: str
     precision: str
+    processes: int = Field(1, description="Of the run: one on each of its GPUs, or those that share the CPU.")
     student_parameters: int
     teacher_parameters: int | None
 

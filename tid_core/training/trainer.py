@@ -100,6 +100,7 @@ class Trainer:
                 epochs=training.epochs,
                 device=self.precision.device_name,
                 precision=self.precision.name,
+                processes=num_ranks(),
                 student_parameters=_count(self.parts.student),
                 teacher_parameters=_count(teacher.detector) if teacher else None,
             )

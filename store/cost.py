@@ -1,0 +1,28 @@
+"""What jobs have cost: the time that their attempts held processes."""
+
+from collections.abc import Collection
+
+from sqlalchemy import BigInteger, func, select, type_coerce
+from sqlalchemy.orm import Session
+
+from store.db import db_now
+from store.models import Attempt, Job
+
+
+def gpu_seconds(job_ids: Collection[str], *, session: Session) -> dict[str, float]:
+    """Wall seconds of every attempt times the processes of the run, by job; 0 where none has begun.
+
+    A run has one process on each of its GPUs, so these are GPU seconds; on the CPU they are process seconds. An
+    attempt counts from its claim (the start of the process, the reading of the data and the evaluations are in it) to
+    its end, one that runs to now, both by the database's clock, and one that was lost until its lease was over. How
+    many processes there are is what the job's last start said, and 1 before the first.
+    """
+    ended = func.coalesce(Attempt.ended_at, db_now())
+    microseconds = func.sum(type_coerce(ended, BigInteger) - type_coerce(Attempt.started_at, BigInteger))
+    statement = (
+        select(Job.id, Job.run_facts, microseconds).join(Attempt, Attempt.job_id == Job.id).where(Job.id.in_(job_ids))
+    )
+    spent = dict.fromkeys(job_ids, 0.0)
+    for job_id, facts, total in session.execute(statement.group_by(Job.id)):
+        spent[job_id] = max(0, int(total)) / 1e6 * int((facts or {}).get("processes", 1))
+    return spent
