@@ -1,11 +1,7 @@
 """The loss of TID: by hand, to the bit, and what it must not depend on."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,41 +190,3 @@ def test_autocast_changes_nothing(make_scene: Callable[..., Any]) -> None:
         inside = distiller()(half[0], half[1], scene.targets).total
     assert inside.dtype == torch.float32
     assert inside.equal(outside)
-
-
-def _part(scene: Any, images: slice) -> dict[str, Any]:
-    """Some images of a batch, as a rank would hold them."""
-
-    def cut(side: DenseOutputs) -> DenseOutputs:
-        tensors = {"logits_NLK": side.logits_NLK[images], "boxes_NL4": side.boxes_NL4[images]}
-        return replace(
-            side, **tensors, features=[f[images] for f in side.features], valid=[v[images] for v in side.valid]
-        )
-
-    return {"student": cut(scene.student), "teacher": cut(scene.teacher), "targets": scene.targets[images]}
-
-
-CASES = [{}, {"norm": "global_mean", "distance": "standardised_mse"}, {"norm": "batch_sum", "distance": "mse"}]
-
-
-def test_split_over_ranks_does_not_count(make_scene: Callable[..., Any], tmp_path: Path) -> None:
-    """Two processes with one and three images: the mean of their losses, and of their gradients, is the whole's."""
-    scene = make_scene(seed=2, images=4, grid=((6, 5), (3, 3), (2, 2)))
-    shares = [slice(0, 1), slice(1, 4)]
-    for rank, share in enumerate(shares):
-        torch.save({"cases": CASES, **_part(scene, share)}, tmp_path / f"in{rank}.pt")
-    script = Path(__file__).with_name("one_rank.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [subprocess.Popen([sys.executable, script, tmp_path, str(rank)], env=environment) for rank in range(2)]
-    assert [rank.wait(timeout=240) for rank in ranks] == [0, 0]
-    found = [torch.load(tmp_path / f"out{rank}.pt") for rank in range(2)]
-    for case, settings in enumerate(CASES):
-        features = [f.clone().requires_grad_() for f in scene.student.features]
-        result = distiller(TidSpec(**settings))(replace(scene.student, features=features), scene.teacher, scene.targets)
-        result.total.backward()
-        for name, term in result.terms.items():
-            shared = (found[0][case]["terms"][name] + found[1][case]["terms"][name]) / 2
-            torch.testing.assert_close(shared, term.detach())
-        for level, whole in enumerate(features):
-            pieces = [rank[case]["grads"][level] / 2 for rank in found]
-            torch.testing.assert_close(torch.cat(pieces), whole.grad)
