@@ -90,7 +90,7 @@ def evaluate(
     settings = settings or EvaluationSpec()
     if len(detections) != len(truth.sizes):
         raise ValueError(f"{len(detections)} images with detections, {len(truth.sizes)} with ground truth")
-    rows_D7 = _rows(detections, settings.max_detections)
+    rows_D7 = detection_rows(detections, settings.max_detections)
     if len(rows_D7) and not 0 <= rows_D7[:, 6].min() <= rows_D7[:, 6].max() < len(truth.classes):
         raise ValueError(f"labels must lie in 0..{len(truth.classes) - 1}")
     limits = [min(limit, settings.max_detections) for limit in (1, 10, settings.max_detections)]
@@ -102,7 +102,7 @@ def evaluate(
 
 def to_coco_results(detections: Sequence[Mapping[str, Tensor]], truth: GroundTruth) -> list[dict[str, Any]]:
     """The detections as a COCO results file holds them, under the ids of the annotation file."""
-    rows = _rows(detections, None)
+    rows = detection_rows(detections, None)
     return [
         {
             "image_id": truth.image_ids[int(image)],
@@ -114,7 +114,7 @@ def to_coco_results(detections: Sequence[Mapping[str, Tensor]], truth: GroundTru
     ]
 
 
-def _rows(detections: Sequence[Mapping[str, Tensor]], limit: int | None) -> Floats:
+def detection_rows(detections: Sequence[Mapping[str, Tensor]], limit: int | None) -> Floats:
     """(D, 7): image, x, y, width, height, score, label; per image the `limit` best scores."""
     counts = [len(found["scores"]) for found in detections]
     if sum(counts) == 0:
