@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from tid_core.detectors.base import DenseDetector
+from tid_core.distillers import fgfi, ld, pkd
 from tid_core.distillers.base import CombinedDistiller, Distiller, DistillResult
 from tid_core.distillers.fitnet import FitnetDistiller
 from tid_core.distillers.schedule import schedule_weight
@@ -28,7 +29,13 @@ def _fitnet(spec: JobSpec, student: DenseDetector, teacher: DenseDetector) -> Di
     return FitnetDistiller(spec.fitnet or FitnetSpec(), student=student.info, teacher=teacher.info)
 
 
-BUILDERS: dict[str, Callable[[JobSpec, DenseDetector, DenseDetector], Distiller]] = {"tid": _tid, "fitnet": _fitnet}
+BUILDERS: dict[str, Callable[[JobSpec, DenseDetector, DenseDetector], Distiller]] = {
+    "tid": _tid,
+    "fitnet": _fitnet,
+    "fgfi": fgfi.build,
+    "pkd": pkd.build,
+    "ld": ld.build,
+}
 
 
 def build_distiller(

@@ -17,7 +17,17 @@ class FitnetSpec(Model):
 class FgfiSpec(Model):
     """Fine-grained feature imitation: near objects alone."""
 
-    weight: NonNegative = Field(1.0, description="Weight of the term.")
+    weight: NonNegative = Field(
+        2.0, description="Weight of the mean feature difference near objects. [ours: the published one is of a sum]"
+    )
+    ratio: float = Field(
+        0.5,
+        ge=0.0,
+        lt=1.0,
+        description="A point counts if the IoU of one of its anchors with a ground truth is above this share of the "
+        "best that any anchor has with it. [paper]",
+    )
+    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`. [ours]")
 
 
 class DefeatSpec(Model):
@@ -47,7 +57,7 @@ class CwdSpec(Model):
 class PkdSpec(Model):
     """Pearson correlation of the features, channel by channel."""
 
-    weight: NonNegative = Field(6.0, description="Weight of the term.")
+    weight: NonNegative = Field(6.0, description="Weight of 1 - correlation, a mean over channels, of each level.")
 
 
 class FrsSpec(Model):

@@ -35,6 +35,8 @@ PADDING_COUNTS: dict[str, str] = {}
 IDLE: dict[str, tuple[str, ...]] = {
     # A channel's offset is taken off.
     "pkd": ("adapters.0.bias", "adapters.1.bias", "adapters.2.bias"),
+    # The objects are small: no anchor of the coarser levels is near one.
+    "fgfi": ("adapters.1.weight", "adapters.1.bias", "adapters.2.weight", "adapters.2.bias"),
 }
 
 
