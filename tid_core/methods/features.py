@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tid_core.fields import Model, NonNegative
+from tid_core.fields import Model, NonNegative, Positive
 
 
 class FitnetSpec(Model):
@@ -18,7 +18,7 @@ class FgfiSpec(Model):
     """Fine-grained feature imitation: near objects alone."""
 
     weight: NonNegative = Field(
-        2.0, description="Weight of the mean feature difference near objects. [ours: the published one is of a sum]"
+        4.0, description="Weight of the mean feature difference near objects. [ours: the published one is of a sum]"
     )
     ratio: float = Field(
         0.5,
@@ -33,7 +33,14 @@ class FgfiSpec(Model):
 class DefeatSpec(Model):
     """Decoupled features: objects and background, each by its own size."""
 
-    weight: NonNegative = Field(1.0, description="Weight of the term.")
+    weight: NonNegative = Field(1.0, description="Weight of both terms.")
+    foreground: NonNegative = Field(
+        0.5, description="Weight of the mean over the points inside ground truths. [ours: the published ratio is kept]"
+    )
+    background: NonNegative = Field(
+        2.0, description="Weight of the mean over the other points, four times the objects' as in the public code."
+    )
+    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`. [ours]")
 
 
 class FgdSpec(Model):
@@ -51,7 +58,16 @@ class MgdSpec(Model):
 class CwdSpec(Model):
     """Channel-wise distillation: where in the picture each channel looks."""
 
-    weight: NonNegative = Field(1.0, description="Weight of the term.")
+    weight: NonNegative = Field(
+        10.0, description="Weight of the divergence, a mean over images and channels, of each level. [paper]"
+    )
+    temperature: Positive = Field(
+        1.0, description="tau: features are divided by it before the softmax over the points. [paper]"
+    )
+    standardise: bool = Field(
+        False,
+        description="Give each channel mean 0 and variance 1 before, so that their scale does not matter. [ours]",
+    )
 
 
 class PkdSpec(Model):
