@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from api import problems
 from api.lifespan import lifespan
 from api.middleware import EdgeMiddleware
-from api.routers import catalogue, datasets, events, files, health, jobs, metrics, results, workers
+from api.routers import catalogue, datasets, events, files, health, jobs, metrics, results, sweeps, workers
 from api.schemas import ProblemDetails
 from store.settings import Settings, get_settings
 
@@ -34,7 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     problems.install(app)
-    for module in (jobs, metrics, events, results, files, datasets, catalogue, workers, health):
+    for module in (jobs, metrics, events, results, files, sweeps, datasets, catalogue, workers, health):
         app.include_router(module.router)
     app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.upload_bytes)
     described = app.openapi

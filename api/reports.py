@@ -140,6 +140,8 @@ def _why_no_figures(job: Job) -> str:
 def _why_no_baseline(job: Job) -> str:
     if job.twin_of:
         return f"the job is itself the baseline of job {job.twin_of}"
+    if job.sweep_role == "baseline":
+        return f"the job is itself a baseline of sweep {job.sweep_id}"
     if job.spec.get("teacher") is None:
         return "plain training has no baseline"
     return "the job was submitted with `baseline: false`"

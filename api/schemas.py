@@ -106,7 +106,10 @@ class JobSummary(Out):
     progress: Progress
     best_ap: float | None = Field(description="Best COCO AP on the validation split, 0..1.")
     baseline_job_id: str | None = Field(description="The same student without distillation, run for comparison.")
-    twin_of: str | None = Field(description="The distillation job that this baseline belongs to.")
+    twin_of: str | None = Field(
+        description="The distillation job that this baseline belongs to; null where the jobs of a sweep share it."
+    )
+    sweep_id: str | None = Field(description="The sweep that the job was submitted with.")
     teacher_job_id: str | None
     created_at: datetime
     started_at: datetime | None

@@ -1,6 +1,7 @@
 """From a spec to a queued job: what it names is looked up, the preflight runs, and only then is it stored."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,7 +14,7 @@ from api.schemas import DryRun, FieldProblem, Job, SpecProblem
 from api.views import job_full
 from store import datasets, jobs
 from store.errors import NotFound, OutsideRoots, TeacherNotReady
-from store.models import Dataset
+from store.models import Dataset, Json
 from tid_core.facts import DatasetFacts
 from tid_core.preflight import TeacherFacts, check
 from tid_core.spec import FileWeights, JobSpec, JobWeights
@@ -30,7 +31,7 @@ class Submitted(NamedTuple):
 
 
 @dataclass
-class _Review:
+class Review:
     """A spec with what was found out about it."""
 
     spec: JobSpec
@@ -45,10 +46,16 @@ class _Review:
     def errors(self) -> list[SpecProblem]:
         return [problem for problem in self.problems if problem.severity == "error"]
 
+    @property
+    def warnings(self) -> list[Json]:
+        """As a job keeps them."""
+        found = [problem for problem in self.problems if problem.severity == "warning"]
+        return [{"code": one.code, "field": one.field, "detail": one.detail} for one in found]
+
 
 def dry_run(spec: JobSpec, parts: Parts) -> DryRun:
     with parts.database.read() as session:
-        review = _review(spec, parts, session=session)
+        review = review_spec(spec, parts, session=session)
     return DryRun(ok=not review.errors, problems=review.problems, spec=review.spec.model_dump(mode="json"))
 
 
@@ -63,18 +70,17 @@ def submit(spec: JobSpec, parts: Parts, *, idempotency_key: str | None) -> Submi
     with parts.database.write() as session:
         if idempotency_key and (known := jobs.by_key(idempotency_key, digest, session=session)):
             return Submitted(job_full(known), replayed=True)
-        review = _review(spec, parts, session=session)
+        review = review_spec(spec, parts, session=session)
         if review.errors or review.dataset is None:
-            raise _refusal(review)
+            raise refusal(review.errors)
         datasets.pin(review.dataset, session=session)
-        warnings = [{"code": p.code, "field": p.field, "detail": p.detail} for p in review.problems]
         created = jobs.create(
             review.spec,
             dataset_id=review.dataset.id,
             session=session,
             idempotency_key=idempotency_key,
             request_hash=digest,
-            warnings=warnings,
+            warnings=review.warnings,
         )
         session.refresh(created.job)
         job = job_full(created.job)
@@ -84,17 +90,19 @@ def submit(spec: JobSpec, parts: Parts, *, idempotency_key: str | None) -> Submi
     return Submitted(job, created.replayed)
 
 
-def _refusal(review: _Review) -> ProblemError:
-    errors = [FieldProblem.model_validate(problem.model_dump()) for problem in review.errors]
+def refusal(found: Sequence[SpecProblem], *, what: str = "job") -> ProblemError:
+    """The errors of a spec as the answer to its request: 409 where only the state of other things is in the way."""
+    errors = [FieldProblem.model_validate(problem.model_dump()) for problem in found]
     if all(problem.code in _STATE_CODES for problem in errors):
         return ProblemError(409, errors[0].code, errors[0].detail, errors=errors)
     code = errors[0].code if len(errors) == 1 else "spec_invalid"
     count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
-    return ProblemError(422, code, f"the job has {count}: {errors[0].detail}", errors=errors)
+    return ProblemError(422, code, f"the {what} has {count}: {errors[0].detail}", errors=errors)
 
 
-def _review(spec: JobSpec, parts: Parts, *, session: Session) -> _Review:
-    review = _Review(spec)
+def review_spec(spec: JobSpec, parts: Parts, *, session: Session) -> Review:
+    """Look up what a spec names, and run the preflight."""
+    review = Review(spec)
     review.dataset = _find_dataset(review, session=session)
     _check_weights(review, "teacher", parts, session=session)
     _check_weights(review, "student", parts, session=session)
@@ -108,7 +116,7 @@ def _review(spec: JobSpec, parts: Parts, *, session: Session) -> _Review:
     return review
 
 
-def _find_dataset(review: _Review, *, session: Session) -> Dataset | None:
+def _find_dataset(review: Review, *, session: Session) -> Dataset | None:
     try:
         return datasets.get(review.spec.dataset, session=session)
     except NotFound as error:
@@ -118,7 +126,7 @@ def _find_dataset(review: _Review, *, session: Session) -> Dataset | None:
         return None
 
 
-def _usable_facts(review: _Review, dataset: Dataset) -> DatasetFacts | None:
+def _usable_facts(review: Review, dataset: Dataset) -> DatasetFacts | None:
     """What is known of the dataset; None, and a problem of the job, while it cannot be trained on."""
     if dataset.state == "ready":
         return DatasetFacts.model_validate(dataset.facts)
@@ -137,7 +145,7 @@ def _usable_facts(review: _Review, dataset: Dataset) -> DatasetFacts | None:
     return None
 
 
-def _check_weights(review: _Review, part: _Part, parts: Parts, *, session: Session) -> None:
+def _check_weights(review: Review, part: _Part, parts: Parts, *, session: Session) -> None:
     """Weights that are a job's must exist now; a file must lie under an allowed root."""
     owner = getattr(review.spec, part)
     weights = owner.weights if owner is not None else None
@@ -152,7 +160,7 @@ def _check_weights(review: _Review, part: _Part, parts: Parts, *, session: Sessi
         _check_file(review, part, weights, parts.settings.data_roots)
 
 
-def _check_file(review: _Review, part: _Part, weights: FileWeights, roots: tuple[Path, ...]) -> None:
+def _check_file(review: Review, part: _Part, weights: FileWeights, roots: tuple[Path, ...]) -> None:
     where = f"/{part}/weights/file"
     try:
         real = datasets.allowed_path(weights.file, roots)
@@ -168,7 +176,7 @@ def _check_file(review: _Review, part: _Part, weights: FileWeights, roots: tuple
     review.spec = review.spec.model_copy(update={part: owner})
 
 
-def _name_teacher(review: _Review) -> None:
+def _name_teacher(review: Review) -> None:
     """The resolved spec says which detector teaches, also where the teacher's job alone was named."""
     teacher = review.spec.teacher
     if teacher is not None and teacher.detector is None and review.teacher is not None:

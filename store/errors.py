@@ -32,10 +32,11 @@ class LeaseLost(StoreError):
 class IdempotencyConflict(StoreError):
     code = "idempotency_conflict"
 
-    def __init__(self, key: str, job_id: str) -> None:
-        super().__init__(f"the Idempotency-Key {key!r} was used for job {job_id} with another request; use a new key")
+    def __init__(self, key: str, row_id: str, kind: str = "job") -> None:
+        used = f"the Idempotency-Key {key!r} was used for {kind} {row_id}"
+        super().__init__(f"{used} with another request; use a new key")
         self.key = key
-        self.job_id = job_id
+        self.row_id = row_id
 
 
 class TeacherNotReady(StoreError):

@@ -54,7 +54,7 @@ def create(
     """
     if idempotency_key is not None and (known := by_key(idempotency_key, request_hash, session=session)):
         return Created(known, replayed=True)
-    job = _row(spec, dataset_id, warnings, session=session)
+    job = new_row(spec, dataset_id, warnings, session=session)
     job.idempotency_key, job.request_hash = idempotency_key, request_hash
     try:
         with session.begin_nested():
@@ -100,6 +100,7 @@ def page(
     methods: Collection[str] = (),
     queue: str | None = None,
     search: str | None = None,
+    sweep_id: str | None = None,
 ) -> list[Job]:
     """Jobs, newest first; stable while others are added. Ask for one more than is shown to learn if more follow."""
     statement = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
@@ -111,6 +112,8 @@ def page(
         statement = statement.where(Job.method.in_(methods))
     if queue is not None:
         statement = statement.where(Job.queue == queue)
+    if sweep_id is not None:
+        statement = statement.where(Job.sweep_id == sweep_id)
     if search:
         statement = statement.where(Job.name.icontains(search, autoescape=True))
     return list(session.scalars(statement))
@@ -119,7 +122,8 @@ def page(
 def request_cancel(job_id: str, *, session: Session) -> Job:
     """Cancel a job, and with it its baseline twin unless that has ended: alone, the twin compares with nothing.
 
-    Waiting jobs are cancelled at once; a worker learns of it at its next heartbeat. Cancelling twice is no error.
+    A baseline that the jobs of a sweep share is nobody's twin and goes on. Waiting jobs are cancelled at once; a worker
+    learns of it at its next heartbeat. Cancelling twice is no error.
 
     Raises:
         NotFound: no such job.
@@ -127,11 +131,12 @@ def request_cancel(job_id: str, *, session: Session) -> Job:
     """
     job = locked(job_id, session=session)
     if job.state not in (State.CANCELLING, State.CANCELLED):
-        _cancel(job, session=session)
-    if job.baseline_job_id is not None:
-        twin = locked(job.baseline_job_id, session=session)
+        cancel_locked(job, session=session)
+    own_twin = select(Job.id).where(Job.id == job.baseline_job_id, Job.twin_of == job.id)
+    if (twin_id := session.scalar(own_twin)) is not None:
+        twin = locked(twin_id, session=session)
         if twin.state not in ENDED and twin.state is not State.CANCELLING:
-            _cancel(twin, session=session)
+            cancel_locked(twin, session=session)
     return job
 
 
@@ -156,7 +161,12 @@ def teacher_checkpoint(
     return row
 
 
-def _row(spec: JobSpec, dataset_id: str, warnings: Sequence[Json], *, session: Session) -> Job:
+def new_row(spec: JobSpec, dataset_id: str, warnings: Sequence[Json], *, session: Session) -> Job:
+    """A queued job that is not yet added. It counts as announced.
+
+    Raises:
+        NotFound: the spec names the weights of a job that does not exist.
+    """
     teacher = spec.teacher.weights if spec.teacher else None
     teacher_job_id = teacher.job if isinstance(teacher, JobWeights) else None
     for weights in (teacher, spec.student.weights):
@@ -177,7 +187,7 @@ def _row(spec: JobSpec, dataset_id: str, warnings: Sequence[Json], *, session: S
 
 
 def _add_twin(job: Job, spec: JobSpec, warnings: Sequence[Json], *, session: Session) -> None:
-    twin = _row(spec.baseline_twin(), job.dataset_id, warnings, session=session)
+    twin = new_row(spec.baseline_twin(), job.dataset_id, warnings, session=session)
     # Queued behind its job, also where both are made within one tick of the clock.
     twin.twin_of, twin.created_at = job.id, job.created_at + _AFTER
     session.add(twin)
@@ -186,7 +196,12 @@ def _add_twin(job: Job, spec: JobSpec, warnings: Sequence[Json], *, session: Ses
     session.flush()
 
 
-def _cancel(job: Job, *, session: Session) -> None:
+def cancel_locked(job: Job, *, session: Session) -> None:
+    """Cancel one job that this transaction has locked.
+
+    Raises:
+        IllegalTransition: it has ended, or is being cancelled already.
+    """
     waiting = job.state in (State.QUEUED, State.PAUSED)
     move(job, State.CANCELLED if waiting else State.CANCELLING, reason="user", session=session)
     job.updated_at = db_now()

@@ -26,8 +26,11 @@ from store.states import Outcome, State
 Json = dict[str, Any]
 DatasetState = Literal["uploading", "validating", "ready", "invalid"]
 DatasetSource = Literal["folder", "archive"]
+SweepRole = Literal["baseline", "point"]
 # none_as_null: a missing value is NULL, not the JSON text "null".
 _json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+# JSONB sorts the keys of an object; what is shown in the order in which it was given is kept as text.
+_ordered_json = JSON(none_as_null=True)
 
 
 def _values(enum: type[State] | type[Outcome], name: str) -> Enum:
@@ -104,10 +107,25 @@ class Dataset(Base):
     created_at: Mapped[datetime] = mapped_column(default=db_now())
 
 
+class Sweep(Base):
+    """Jobs that were submitted together, to be compared. What it has reached is read off them."""
+
+    __tablename__ = "sweeps"
+    __table_args__ = (Index(None, "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(60))
+    spec: Mapped[Json] = mapped_column(_ordered_json)  # as submitted
+    created_at: Mapped[datetime] = mapped_column(default=db_now())
+    idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
+    request_hash: Mapped[str | None] = mapped_column(String(64))
+
+
 class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="lease"),
+        CheckConstraint("sweep_role IN ('baseline', 'point')", name="sweep_role"),
         Index(None, "state", "priority", "created_at"),
         Index(None, "created_at", "id"),
         Index("ix_jobs_lease", "lease_expires_at", sqlite_where=text("lease_token IS NOT NULL"),
@@ -149,7 +167,11 @@ class Job(Base):
     dataset_id: Mapped[str] = mapped_column(String(ID_LENGTH), ForeignKey("datasets.id"), index=True)
     teacher_job_id: Mapped[str | None] = _link("jobs.id")
     baseline_job_id: Mapped[str | None] = _link("jobs.id")
-    twin_of: Mapped[str | None] = _link("jobs.id")
+    twin_of: Mapped[str | None] = _link("jobs.id")  # null for a baseline that several jobs share
+    sweep_id: Mapped[str | None] = _link("sweeps.id")
+    sweep_role: Mapped[SweepRole | None] = mapped_column(String(16))
+    sweep_label: Mapped[str | None] = mapped_column(String(120))  # the same for every seed
+    sweep_point: Mapped[Json | None] = mapped_column(_ordered_json)  # axis to value
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
     request_hash: Mapped[str | None] = mapped_column(String(64))
 

@@ -57,6 +57,7 @@ def list_jobs(
     method: Annotated[list[Text] | None, Query(description="Any of these methods.")] = None,
     queue: Text | None = None,
     search: Annotated[Text | None, Query(description="Part of the name, in any case.")] = None,
+    sweep: Annotated[Text | None, Query(description="Jobs of the sweep with this id.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
 ) -> Page[JobSummary]:
@@ -69,6 +70,7 @@ def list_jobs(
         methods=method or (),
         queue=queue,
         search=search,
+        sweep_id=sweep,
     )
     shown, has_more = rows[:limit], len(rows) > limit
     following = paging.encode(jobs.Cursor(shown[-1].created_at, shown[-1].id)) if has_more else None
