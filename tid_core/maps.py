@@ -44,6 +44,7 @@ def draw_maps(
     index: int = 0,
     classes: Sequence[str] = (),
     title: str = "",
+    note: str = "",
 ) -> None:
     """Write a PNG: a row per level; columns input, key, weak, regions, and the scores of teacher and student.
 
@@ -55,6 +56,7 @@ def draw_maps(
         size: (height, width) the image had in the batch, without padding (`ImageList.image_sizes`).
         index: its place in the batch.
         classes: names for the labels; without them boxes are not named.
+        note: a smaller line under the title.
     """
     # Imported here: training without pictures needs no matplotlib, and Agg needs no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -70,7 +72,7 @@ def draw_maps(
     shown = None
     for row in range(rows):
         shown = _draw_row(grid[row], panel, {name: maps[row] for name, maps in layers.items()}, areas, row)
-    _decorate(figure, grid, shown, title)
+    _decorate(figure, grid, shown, title or "Where the student listens to its teacher", note)
     figure.savefig(path)
 
 
@@ -161,7 +163,7 @@ def _boxes(ax: "Axes", panel: _Panel, *, named: bool) -> None:
             ax.text(x1, y1, panel.classes[label], fontsize=6, va="bottom", color="black", bbox=tag, clip_on=True)
 
 
-def _decorate(figure: "Figure", grid: Any, scores: Any, title: str) -> None:
+def _decorate(figure: "Figure", grid: Any, scores: Any, title: str, note: str) -> None:
     from matplotlib.patches import Patch
 
     columns = ("input, ground truth", "key", "weak", "regions", "score of the teacher", "score of the student")
@@ -178,4 +180,4 @@ def _decorate(figure: "Figure", grid: Any, scores: Any, title: str) -> None:
     bar = figure.colorbar(scores, ax=list(grid[:, 4:].flat), shrink=0.8, pad=0.01)
     bar.set_label("class score x box score", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.suptitle(title or "Where the student listens to its teacher", fontsize=11)
+    figure.suptitle(f"{title}\n{note}" if note else title, fontsize=11)

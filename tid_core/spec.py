@@ -237,7 +237,19 @@ class EvaluationSpec(Model):
     teacher: bool = Field(
         True, description="Evaluate the teacher once, so that the gain has a ceiling to read against."
     )
-    maps: Annotated[int, Field(ge=0, le=64)] = Field(4, description="Validation images drawn with their TID areas.")
+    maps: Annotated[int, Field(ge=0, le=64)] = Field(
+        4, description="Validation images drawn with their TID areas, where there is a teacher."
+    )
+    map_epochs: list[Count] = Field(
+        default_factory=list,
+        max_length=100,
+        description="Epochs after which they are drawn, beside the best student at the end; sorted, each once.",
+    )
+
+    @field_validator("map_epochs")
+    @classmethod
+    def _each_epoch_once(cls, epochs: list[int]) -> list[int]:
+        return sorted(set(epochs))
 
     @model_validator(mode="after")
     def _metrics_have_coco(self) -> Self:

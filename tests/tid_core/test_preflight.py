@@ -92,6 +92,8 @@ def test_sound_jobs_have_no_problem() -> None:
         ({"resources__gpus": 3}, "batch_indivisible", "/training/batch_size", "3 GPUs", "a multiple of 3, e.g. 18"),
         ({"resources__gpus": 4, "training__accumulate": 8}, "batch_indivisible", "/training/batch_size",
          "16 in 8 parts", "a multiple of 32, e.g. 32"),
+        ({"training__epochs": 6, "evaluation__map_epochs": [9, 3, 7]}, "map_epochs_beyond_run",
+         "/evaluation/map_epochs", "6 epochs, so there is nothing to draw after 7, 9", "1 to 6"),
     ],
 )  # fmt: skip
 def test_errors_of_the_spec(changes: dict[str, Any], code: str, field: str, detail: str, expected: str) -> None:
@@ -109,6 +111,8 @@ def test_errors_of_the_spec(changes: dict[str, Any], code: str, field: str, deta
         ({"training__lr": 0.2}, "lr_high"),
         ({"training__lr": 0.01, "training__optimizer": "adamw"}, "lr_high"),
         ({"data__max_size": 640}, "sizes_contradict"),
+        ({"evaluation__map_epochs": [1], "evaluation__maps": 0}, "maps_off"),
+        ({"evaluation__map_epochs": [1], "teacher": None}, "maps_off"),
     ],
 )
 def test_warnings_of_the_spec(changes: dict[str, Any], code: str) -> None:

@@ -2,7 +2,7 @@
 
 Source: Su, Jian, Yu, "Task Integration Distillation for Object Detectors", arXiv 2404.01699 (see `areas`).
 
-N images, C channels, P locations over all levels, R regions (high, medium, low), V levels.
+N images, C channels, P locations over all levels, R regions (high, medium, low), X these and key and weak, V levels.
 """
 
 import torch
@@ -52,7 +52,8 @@ class TidDistiller(Distiller):
 
     def forward(self, student: DenseOutputs, teacher: DenseOutputs, targets: Targets) -> DistillResult:
         """Terms `distill/high`, `distill/medium`, `distill/low`; metrics: the share of valid points of each level in
-        each region (`areas/high/p3` ...) and the mean scores (`areas/score/teacher`, `areas/score/student`)."""
+        each region and in what the regions are made of (`areas/high/p3`, `areas/key/p3`, `areas/weak/p3` ...), and the
+        mean scores (`areas/score/teacher`, `areas/score/student`)."""
         check_outputs(student, teacher, classes=True)
         adapted = self.adapt(student.features)
         with torch.autocast(student.features[0].device.type, enabled=False):
@@ -60,10 +61,11 @@ class TidDistiller(Distiller):
             distances, scale_V = feature_distances(adapted, teacher.features, student.valid, self.tid.distance)
             distance_NP = torch.cat([d_NHW.flatten(1) for d_NHW in distances], dim=1)
             sums_RV = _sum_levels(areas, areas.regions_RNP * distance_NP) * scale_V
-            counts_RV = sum_over_ranks(_sum_levels(areas, areas.regions_RNP.float()))
+            counts_XV = sum_over_ranks(_sum_levels(areas, _masks(areas).float()))
+            counts_RV = counts_XV[: len(REGIONS)]
             terms_R = self.weights_R * (sums_RV * self._scale(counts_RV, teacher.features[0])).sum(dim=1)
             terms = {f"distill/{region}": term for region, term in zip(REGIONS, terms_R.unbind(), strict=True)}
-            return DistillResult(terms, _metrics(areas, counts_RV))
+            return DistillResult(terms, _metrics(areas, counts_XV))
 
     def _scale(self, counts_RV: Tensor, feat_NCHW: Tensor) -> Tensor:
         """What the sums over points (already means over channels) are multiplied with, per region and level."""
@@ -78,11 +80,16 @@ def _sum_levels(areas: Areas, maps_RNP: Tensor) -> Tensor:
     return torch.stack([level_RNHW.sum(dim=(1, 2, 3)) for level_RNHW in areas.split(maps_RNP)], dim=1)
 
 
-def _metrics(areas: Areas, counts_RV: Tensor) -> dict[str, Tensor]:
-    shares_RV = counts_RV / counts_RV.sum(dim=0).clamp(min=1)
+def _masks(areas: Areas) -> Tensor:
+    """The regions, then key and weak, (X, N, P) bool."""
+    return torch.cat([areas.regions_RNP, torch.stack([areas.key_NP, areas.weak_NP])])
+
+
+def _metrics(areas: Areas, counts_XV: Tensor) -> dict[str, Tensor]:
+    shares_XV = counts_XV / counts_XV[: len(REGIONS)].sum(dim=0).clamp(min=1)
     metrics = {
-        f"areas/{region}/{level}": share
-        for region, row_V in zip(REGIONS, shares_RV.unbind(), strict=True)
+        f"areas/{mask}/{level}": share
+        for mask, row_V in zip((*REGIONS, "key", "weak"), shares_XV.unbind(), strict=True)
         for level, share in zip(level_names(areas.strides), row_V.unbind(), strict=True)
     }
     scores_2NP = torch.stack([areas.score_teacher_NP, areas.score_student_NP]) * areas.valid_NP

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tid_core.preflight.problem import Problem
+from tid_core.preflight.problem import Problem, some
 from tid_core.spec import JobSpec
 
 
@@ -25,6 +25,7 @@ def check_settings(spec: JobSpec) -> Iterator[Problem]:
             detail=f"scale_jitter runs from {jitter[0]:g} down to {jitter[1]:g}",
             expected=f"the smaller factor first: [{jitter[1]:g}, {jitter[0]:g}]",
         )
+    yield from _maps(spec)
     yield from _distillation(spec)
     yield from _learning_rate(spec)
     yield from _gpus(spec)
@@ -40,6 +41,27 @@ def _gpus(spec: JobSpec) -> Iterator[Problem]:
             field="/training/batch_size",
             detail=f"{gpus} GPUs cannot share a batch of {batch}{parts} evenly",
             expected=f"a multiple of {gpus * accumulate}, e.g. {-(-batch // (gpus * accumulate)) * gpus * accumulate}",
+        )
+
+
+def _maps(spec: JobSpec) -> Iterator[Problem]:
+    wanted, epochs = spec.evaluation.map_epochs, spec.training.epochs
+    beyond = [str(epoch) for epoch in wanted if epoch > epochs]
+    if beyond:
+        yield Problem(
+            code="map_epochs_beyond_run",
+            field="/evaluation/map_epochs",
+            detail=f"the run has {epochs} epochs, so there is nothing to draw after {some(beyond)}",
+            expected=f"epochs from 1 to {epochs}",
+        )
+    if wanted and (spec.teacher is None or spec.evaluation.maps == 0):
+        why = "without a teacher there are no areas" if spec.teacher is None else "evaluation.maps is 0"
+        yield Problem(
+            code="maps_off",
+            field="/evaluation/map_epochs",
+            detail=f"no map will be drawn: {why}",
+            expected="a teacher and at least one of evaluation.maps, or no map_epochs",
+            severity="warning",
         )
 
 

@@ -7,14 +7,15 @@ from torchvision.models.detection.image_list import ImageList
 
 from tid_core.detectors.base import DenseDetector
 from tid_core.detectors.outputs import DenseOutputs
+from tid_core.error_breakdown import error_breakdown
 from tid_core.evaluation import evaluate
-from tid_core.events import Reporter
+from tid_core.events import Metrics, Reporter
 from tid_core.plan import RunPlan
 from tid_core.ranks import from_first, is_first
-from tid_core.training.area_maps import draw_area_maps
+from tid_core.training.area_maps import AreaMaps
 from tid_core.training.inference import Detections, Inference
 from tid_core.training.precision import Precision
-from tid_core.training.products import evaluation_values, write_checkpoint, write_detections
+from tid_core.training.products import error_values, evaluation_values, write_checkpoint, write_detections
 from tid_core.training.setup import Parts
 from tid_core.training.state import Best, Live
 from tid_core.training.voice import Phase, Voice
@@ -43,6 +44,7 @@ class Examiner:
         """The student that is evaluated and exported."""
         evaluation = plan.spec.evaluation
         self._infer = Inference(parts.val, evaluation.batch_size, plan.spec.data.workers, precision, should_stop)
+        self._maps = AreaMaps(plan, parts, precision, voice.report)
         self._best_detections: Detections | None = None
 
     def export_best(self) -> None:
@@ -60,7 +62,7 @@ class Examiner:
         if teacher is None or not self.spec.evaluation.teacher or self.position.teacher_done:
             return
         detections = self._detect(teacher.detector, "teacher_evaluation", teacher)
-        values = self._judge(detections, "teacher")
+        values = self._judge(detections, "teacher", errors=True)
         self.position.teacher_ap = values.get("teacher/AP")
         self.position.teacher_done = True
 
@@ -70,15 +72,26 @@ class Examiner:
         values = self._judge(detections, "val")
         self._keep(epoch, values, detections)
 
-    def _judge(self, detections: Detections, prefix: str) -> dict[str, float]:
+    def draw_maps(self, epoch: int) -> None:
+        """Where the student stands after `epoch`, if that is wanted."""
+        if is_first() and epoch in self.spec.evaluation.map_epochs:
+            self._maps.draw(self.shown, epoch=epoch)
+
+    def _judge(self, detections: Detections, prefix: str, *, errors: bool = False) -> dict[str, float]:
         truth = self.parts.val.truth
         assert truth is not None  # noqa: S101 - a split opened without `train` has it
         values: dict[str, float] = {}
         if is_first():
             values = evaluation_values(evaluate(detections, truth, self.spec.evaluation), prefix)
+            values |= self._errors(detections, prefix) if errors else {}
         values = from_first(values)
         self.voice.metrics(values, self.position.step // self.parts.steps_per_epoch)
         return values
+
+    def _errors(self, detections: Detections, prefix: str) -> dict[str, float]:
+        truth = self.parts.val.truth
+        assert truth is not None  # noqa: S101 - a split opened without `train` has it
+        return error_values(error_breakdown(detections, truth, self.spec.evaluation.max_detections), prefix)
 
     def _keep(self, epoch: int, values: dict[str, float], detections: Detections) -> None:
         best, ap, step = self.position.best, values.get("val/AP"), self.position.step
@@ -101,7 +114,7 @@ class Examiner:
         return found
 
     def deliver(self) -> None:
-        """Detections and maps of the best student."""
+        """Errors, detections and maps of the best student."""
         best = self.position.best
         assert best is not None  # noqa: S101 - the last epoch is always evaluated
         self.voice.progress("export", 0, 1, force=True)
@@ -111,8 +124,10 @@ class Examiner:
             detections = self._detect(self.shown, "export", self.shown.dense_forward)
         if not is_first():
             return
+        # Of the step that the best student is of, beside its AP; an attempt that comes here again says the same.
+        self.report(Metrics(step=best.step, epoch=best.epoch, values=self._errors(detections, "val")))
         write_detections(detections, self.parts.val, self.plan, self.report, step=best.step)
-        draw_area_maps(self.shown, self.parts, self.plan, self.precision, self.report)
+        self._maps.draw(self.shown)
         teacher = self.position.teacher_ap
         if teacher is not None and best.ap is not None and teacher <= best.ap:
             detail = f"the teacher's AP is {teacher:.3f}, the student's {best.ap:.3f}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from tid_core.data.coco import CocoDetection
 from tid_core.detectors.base import DenseDetector
+from tid_core.error_breakdown import ErrorKind
 from tid_core.evaluation import Evaluation, to_coco_results
 from tid_core.events import Artifact, Checkpoint, Reporter
 from tid_core.export import export_student
@@ -21,6 +22,13 @@ def evaluation_values(evaluation: Evaluation, prefix: str) -> dict[str, float]:
     named |= {f"{prefix}/class/{name}/AP": value for name, value in evaluation.per_class.items()}
     named |= {f"{prefix}/class/{name}/VOC07_AP": value for name, value in evaluation.voc07_per_class.items()}
     return {name: value for name, value in named.items() if value is not None}
+
+
+def error_values(errors: Mapping[str, ErrorKind], prefix: str) -> dict[str, float]:
+    """Metric names to values: PREFIX/error/KIND/count and, where it is defined, PREFIX/error/KIND/dAP50."""
+    values = {f"{prefix}/error/{kind}/count": float(found.count) for kind, found in errors.items()}
+    gains = {f"{prefix}/error/{kind}/dAP50": found.dap50 for kind, found in errors.items()}
+    return values | {name: gain for name, gain in gains.items() if gain is not None}
 
 
 def write_checkpoint(

@@ -160,6 +160,7 @@ _MAY_DIFFER = {
     "evaluation.backend",
     "evaluation.teacher",
     "evaluation.maps",
+    "evaluation.map_epochs",
 }
 
 

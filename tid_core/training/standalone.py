@@ -59,9 +59,11 @@ class Console:
             case _:
                 return None
 
-    def _metrics(self, event: Metrics) -> str:
+    def _metrics(self, event: Metrics) -> str | None:
         values = {name: value for name, value in event.values.items() if "/class/" not in name}
         shown = [name for name in values if name.startswith(SHOWN) or name == "lr"]
+        if not shown:
+            return None
         left = f", {_duration(self._eta)} left" if self._eta is not None else ""
         return f"epoch {event.epoch} step {event.step}: {' '.join(f'{n} {values[n]:.4g}' for n in shown)}{left}"
 

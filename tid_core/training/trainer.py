@@ -154,6 +154,7 @@ class Trainer:
         self.live.window.check()
         if epoch % self.spec.evaluation.every_epochs == 0 or epoch == self.spec.training.epochs:
             self.examiner.evaluate_student(epoch)
+        self.examiner.draw_maps(epoch)
         self.position.finished_epochs = epoch
         self._save()
 

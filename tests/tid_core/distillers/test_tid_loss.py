@@ -79,6 +79,9 @@ def test_metrics_by_hand(by_hand: dict[str, Any]) -> None:
     shares = [float(metrics[f"areas/{region}/p3"]) for region in ("high", "medium", "low")]
     assert shares == [0.25, 0.5, 0.25]
     assert float(metrics["areas/low/p5"]) == 1
+    assert [float(metrics[f"areas/{mask}/{level}"]) for mask in ("key", "weak") for level in ("p3", "p5")] == [
+        0.5, 0, 0.5, 0,
+    ]  # fmt: skip
     # Teacher 4, 4, .8 and three of .16; student 3, 4 and four of .16
     assert float(metrics["areas/score/teacher"]) == pytest.approx((4 + 4 + 0.8 + 3 * 0.16) / 6)
     assert float(metrics["areas/score/student"]) == pytest.approx((3 + 4 + 4 * 0.16) / 6)

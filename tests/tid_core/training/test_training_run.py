@@ -64,18 +64,6 @@ def test_detections_and_card_belong_to_the_best_student(make_plan, run):
     assert card["teacher_ap"] == done.series["teacher/AP"][0]
 
 
-def test_areas_are_drawn_at_the_end_for_tid_alone(make_plan, run):
-    done = run(make_plan(training={"epochs": 1}, evaluation={"maps": 2}))
-    maps = [event for event in done.of("artifact") if event.kind == "map"]
-    assert [event.name for event in maps] == ["00000.png", "00003.png"]  # of seven images with boxes
-    for event in maps:
-        width, height = Image.open(event.path).size
-        assert width > height > 100
-    fitnet = run(make_plan(out="fitnet", method="fitnet", training={"epochs": 1}, evaluation={"maps": 2}))
-    assert fitnet.finished.outcome == "succeeded"
-    assert [event.kind for event in fitnet.of("artifact")] == ["detections"]
-
-
 def test_the_twin_starts_with_the_same_student_on_the_same_batches(make_plan, run):
     size = {"min_size": [48, 64, 80]}  # drawn anew for each image
     first = {"epochs": 1, "log_every_steps": 1}
