@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.schemas import ClassGain, Figures, Report
+from api.views import job_cost
 from store.models import Checkpoint, Job, Metric
 from store.states import ENDED
 
@@ -69,6 +70,7 @@ def _own_figures(job: Job, *, session: Session) -> Figures:
         ap50=evaluation.stats.get("AP50"),
         stats=evaluation.stats or None,
         per_class=evaluation.per_class or None,
+        cost=job_cost(job.id, session=session),
         reason=None if ap is not None else _why_no_figures(job),
     )
 
@@ -89,6 +91,7 @@ def _teacher_figures(job: Job, *, session: Session) -> Figures:
         ap50=evaluation.stats.get("AP50"),
         stats=evaluation.stats or None,
         per_class=evaluation.per_class or None,
+        cost=job_cost(teacher_job.id, session=session) if teacher_job else None,
         reason=None if ap is not None else _why_no_teacher(job),
     )
 
@@ -126,9 +129,8 @@ def _per_class(student: Figures, baseline: Figures, teacher: Figures) -> list[Cl
 
 
 def _nothing(reason: str) -> Figures:
-    return Figures(
-        job_id=None, detector=None, parameters=None, ap=None, ap50=None, stats=None, per_class=None, reason=reason
-    )
+    unknown = dict.fromkeys(name for name in Figures.model_fields if name != "reason")
+    return Figures(**unknown, reason=reason)
 
 
 def _why_no_figures(job: Job) -> str:

@@ -80,6 +80,20 @@ class Progress(Out):
     eta_seconds: float | None = Field(description="Seconds to the end of the run.")
 
 
+class Cost(Out):
+    """What a job has used of the machines; null where nothing has been measured (yet)."""
+
+    gpu_seconds: float = Field(
+        description="Wall seconds of all attempts times the processes of the run, by the database's clock; a running "
+        "attempt counts up to now. There is one process on each GPU; on the CPU these are process seconds."
+    )
+    images_per_second: float | None = Field(description="Of the training, over all GPUs, as last measured.")
+    teacher_share: float | None = Field(description="Part of a step that the teacher's forward takes, 0..1.")
+    peak_memory_bytes: float | None = Field(
+        description="Of one GPU, as PyTorch allocates it; on the CPU: of the training process."
+    )
+
+
 class JobWarning(Out):
     code: str
     field: str | None = Field(description="JSON pointer into the spec, for findings of the preflight.")
@@ -111,6 +125,7 @@ class JobSummary(Out):
     )
     sweep_id: str | None = Field(description="The sweep that the job was submitted with.")
     teacher_job_id: str | None
+    cost: Cost
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -217,6 +232,7 @@ class Figures(Out):
     ap50: float | None
     stats: dict[str, float] | None = Field(description="The twelve COCO numbers of the best evaluation.")
     per_class: dict[str, float] | None
+    cost: Cost | None = Field(description="Of the job that trained it; null where no job of this service did.")
     reason: str | None = Field(description="Why the figures are not known (yet); null where they are.")
 
 

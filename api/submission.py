@@ -69,7 +69,7 @@ def submit(spec: JobSpec, parts: Parts, *, idempotency_key: str | None) -> Submi
     digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
     with parts.database.write() as session:
         if idempotency_key and (known := jobs.by_key(idempotency_key, digest, session=session)):
-            return Submitted(job_full(known), replayed=True)
+            return Submitted(job_full(known, session=session), replayed=True)
         review = review_spec(spec, parts, session=session)
         if review.errors or review.dataset is None:
             raise refusal(review.errors)
@@ -83,7 +83,7 @@ def submit(spec: JobSpec, parts: Parts, *, idempotency_key: str | None) -> Submi
             warnings=review.warnings,
         )
         session.refresh(created.job)
-        job = job_full(created.job)
+        job = job_full(created.job, session=session)
     if not created.replayed:
         for job_id in filter(None, (job.id, job.baseline_job_id)):
             parts.doorbell.ring(job_id, job.queue)

@@ -1,18 +1,28 @@
 """Rows of the store as answers of the API."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from api.schemas import Dataset, Job, JobSummary, JobWarning, Progress
+from sqlalchemy.orm import Session
+
+from api.schemas import Cost, Dataset, Job, JobSummary, JobWarning, Progress
 from store import models
+from store.cost import costs
 from tid_core.data.options import IndexOptions
 
 
-def job_summary(row: models.Job) -> JobSummary:
-    return JobSummary.model_validate(_summary(row))
+def job_summaries(rows: Sequence[models.Job], *, session: Session) -> list[JobSummary]:
+    spent = costs([row.id for row in rows], session=session)
+    return [JobSummary.model_validate({**_summary(row), "cost": spent[row.id]}) for row in rows]
 
 
-def job_full(row: models.Job) -> Job:
-    return Job.model_validate({**_summary(row), "warnings": job_warnings(row), "spec": row.spec})
+def job_full(row: models.Job, *, session: Session) -> Job:
+    full = {"cost": job_cost(row.id, session=session), "warnings": job_warnings(row), "spec": row.spec}
+    return Job.model_validate({**_summary(row), **full})
+
+
+def job_cost(job_id: str, *, session: Session) -> Cost:
+    return Cost.model_validate(costs([job_id], session=session)[job_id])
 
 
 def job_warnings(row: models.Job) -> list[JobWarning]:

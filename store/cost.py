@@ -1,12 +1,13 @@
 """What jobs have cost: the time that their attempts held processes."""
 
 from collections.abc import Collection
+from typing import Final, NamedTuple
 
 from sqlalchemy import BigInteger, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from store.db import db_now
-from store.models import Attempt, Job
+from store.models import Attempt, Job, MetricLatest
 
 
 def gpu_seconds(job_ids: Collection[str], *, session: Session) -> dict[str, float]:
@@ -26,3 +27,31 @@ def gpu_seconds(job_ids: Collection[str], *, session: Session) -> dict[str, floa
     for job_id, facts, total in session.execute(statement.group_by(Job.id)):
         spent[job_id] = max(0, int(total)) / 1e6 * int((facts or {}).get("processes", 1))
     return spent
+
+
+class Cost(NamedTuple):
+    """`None` where nothing has been measured (yet)."""
+
+    gpu_seconds: float
+    images_per_second: float | None
+    teacher_share: float | None
+    peak_memory_bytes: float | None
+
+
+_MEASURED: Final = {
+    "throughput/images_per_second": "images_per_second",
+    "time/teacher_share": "teacher_share",
+    "memory/peak_bytes": "peak_memory_bytes",
+}
+
+
+def costs(job_ids: Collection[str], *, session: Session) -> dict[str, Cost]:
+    """`gpu_seconds`, and what the training last said of its speed and memory; no series is read for it."""
+    statement = select(MetricLatest.job_id, MetricLatest.name, MetricLatest.value)
+    wanted = statement.where(MetricLatest.job_id.in_(job_ids), MetricLatest.name.in_(_MEASURED))
+    told: dict[str, dict[str, float]] = {job_id: {} for job_id in job_ids}
+    for job_id, name, value in session.execute(wanted):
+        told[job_id][_MEASURED[name]] = value
+    spent = gpu_seconds(job_ids, session=session)
+    nothing = dict.fromkeys(_MEASURED.values())
+    return {job_id: Cost(seconds, **{**nothing, **told[job_id]}) for job_id, seconds in spent.items()}

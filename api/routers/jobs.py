@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from api import paging, submission
 from api.deps import PartsDep, ReadSession, WriteSession
 from api.schemas import DryRun, Job, JobSummary, Page
-from api.views import job_full, job_summary
+from api.views import job_full, job_summaries
 from store import jobs
 from store.states import State
 from tid_core.spec import JobSpec
@@ -74,13 +74,13 @@ def list_jobs(
     )
     shown, has_more = rows[:limit], len(rows) > limit
     following = paging.encode(jobs.Cursor(shown[-1].created_at, shown[-1].id)) if has_more else None
-    return Page(data=[job_summary(row) for row in shown], has_more=has_more, next_cursor=following)
+    return Page(data=job_summaries(shown, session=session), has_more=has_more, next_cursor=following)
 
 
 @router.get("/{job_id}", name="get")
 def get(job_id: str, session: ReadSession) -> Job:
     """A job with its resolved spec."""
-    return job_full(jobs.get(job_id, session=session))
+    return job_full(jobs.get(job_id, session=session), session=session)
 
 
 @router.post("/{job_id}/cancel", name="cancel", status_code=202)
@@ -90,4 +90,4 @@ def cancel(job_id: str, session: WriteSession) -> Job:
     A waiting job is cancelled at once; a running one says `cancelling` first.
     Cancelling twice is no error; 409 where the job has ended otherwise.
     """
-    return job_full(jobs.request_cancel(job_id, session=session))
+    return job_full(jobs.request_cancel(job_id, session=session), session=session)

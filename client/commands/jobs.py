@@ -18,6 +18,7 @@ from client.console import (
     plain_table,
     say,
     signed_ap,
+    size,
     span,
     styled_state,
 )
@@ -97,6 +98,7 @@ def _print_facts(job: Job) -> None:
         ("progress", done),
         ("best AP", ap(job.best_ap)),
         ("attempt", f"{job.attempt} of at most {job.max_attempts}"),
+        ("cost", _cost(job)),
         ("baseline", job.baseline_job_id or ""),
         ("baseline of", job.twin_of or ""),
         ("created", f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC"),
@@ -105,6 +107,21 @@ def _print_facts(job: Job) -> None:
     for name, value in facts:
         if value:
             out().print(f"[dim]{name:>12}[/]  {value}", soft_wrap=True)
+
+
+def _cost(job: Job) -> str:
+    """What is known of it; nothing before the first attempt."""
+    cost = job.cost
+    if not job.attempt:
+        return ""
+    told = [f"{span(cost.gpu_seconds)} on its GPUs, or as processes of the CPU"]
+    if cost.images_per_second is not None:
+        told.append(f"{cost.images_per_second:.1f} images/s")
+    if cost.teacher_share is not None:
+        told.append(f"teacher {cost.teacher_share:.0%} of a step")
+    if cost.peak_memory_bytes is not None:
+        told.append(f"peak memory {size(cost.peak_memory_bytes)}")
+    return ", ".join(told)
 
 
 def cancel(job: JobName, url: Url = None) -> None:

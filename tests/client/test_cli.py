@@ -71,6 +71,17 @@ def test_metrics_as_table_and_as_csv(tid, client, spec, database) -> None:
     assert not any("val/AP" in line for line in csv)
 
 
+def test_show_tells_the_cost(tid, client, spec, database) -> None:
+    job_id = client.submit(spec).id
+    assert "cost" not in tid("show", job_id).out, "nothing has been spent yet"
+    with database.write() as session:
+        claim = claims.claim(job_id, "tester", lease_seconds=600, session=session)
+        told = {"throughput/images_per_second": 31.5, "time/teacher_share": 0.25, "memory/peak_bytes": 2.0**30}
+        metrics.record(claim, [Point(name, 1, 1, value) for name, value in told.items()], session=session)
+    (line,) = [line for line in tid("show", job_id).out.splitlines() if line.strip().startswith("cost")]
+    assert line.endswith("31.5 images/s, teacher 25% of a step, peak memory 1.0 GiB")
+
+
 def test_watch_ends_with_what_to_do_next(tid, client, spec, database) -> None:
     job_id = finished_job(client, spec, database, outcome=Outcome.SUCCEEDED)
     watched = tid("watch", job_id)
