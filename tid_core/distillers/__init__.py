@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tid_core.detectors.base import DenseDetector
-from tid_core.distillers import bckd, cwd, defeat, fgfi, ld, pkd
+from tid_core.distillers import bckd, cwd, defeat, fgfi, frs, ld, mgd, pkd
 from tid_core.distillers.base import CombinedDistiller, Distiller, DistillResult
 from tid_core.distillers.fitnet import FitnetDistiller
 from tid_core.distillers.schedule import schedule_weight
@@ -33,9 +33,11 @@ BUILDERS: dict[str, Callable[[JobSpec, DenseDetector, DenseDetector], Distiller]
     "tid": _tid,
     "fitnet": _fitnet,
     "fgfi": fgfi.build,
+    "mgd": mgd.build,
     "defeat": defeat.build,
     "cwd": cwd.build,
     "pkd": pkd.build,
+    "frs": frs.build,
     "ld": ld.build,
     "bckd": bckd.build,
 }

@@ -125,6 +125,16 @@ def check_outputs(student: DenseOutputs, teacher: DenseOutputs, *, classes: bool
         )
 
 
+def check_anchors(method: str, student: DetectorInfo, teacher: DetectorInfo) -> None:
+    """Raise ValueError unless both have as many anchors at each location."""
+    counts = student.anchors_per_location, teacher.anchors_per_location
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"{method} compares anchor with anchor, but {student.name} has {counts[0]} at each location and "
+            f"{teacher.name} {counts[1]}; choose two detectors with as many"
+        )
+
+
 def level_names(strides: list[int]) -> list[str]:
     """p3 for stride 8, p4 for stride 16, ..."""
     return [f"p{round(log2(stride))}" for stride in strides]

@@ -49,7 +49,7 @@ class DefeatDistiller(Distiller):
             objects_NP = inside_boxes(student, pad_truth(targets)).any(dim=1)
             distances, scale_V = feature_distances(adapted, teacher.features, student.valid, self.defeat.distance)
             masks = {"foreground": objects_NP, "background": student.all_valid & ~objects_NP}
-            factors = {"foreground": self.defeat.foreground, "background": self.defeat.background}
+            factors = {"foreground": self.defeat.foreground_weight, "background": self.defeat.background_weight}
             parts: dict[str, Tensor] = {
                 name: self.defeat.weight * factors[name] * scale_V * weighted_means(distances, student.split(mask_NP))
                 for name, mask_NP in masks.items()

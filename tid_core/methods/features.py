@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tid_core.fields import Model, NonNegative, Positive
+from tid_core.fields import Fraction, Model, NonNegative, Positive
 
 
 class FitnetSpec(Model):
@@ -34,10 +34,10 @@ class DefeatSpec(Model):
     """Decoupled features: objects and background, each by its own size."""
 
     weight: NonNegative = Field(1.0, description="Weight of both terms.")
-    foreground: NonNegative = Field(
+    foreground_weight: NonNegative = Field(
         0.5, description="Weight of the mean over the points inside ground truths. [ours: the published ratio is kept]"
     )
-    background: NonNegative = Field(
+    background_weight: NonNegative = Field(
         2.0, description="Weight of the mean over the other points, four times the objects' as in the public code."
     )
     distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`. [ours]")
@@ -52,7 +52,13 @@ class FgdSpec(Model):
 class MgdSpec(Model):
     """Masked generative distillation: the teacher's features out of a part of the student's."""
 
-    weight: NonNegative = Field(1.0, description="Weight of the term.")
+    weight: NonNegative = Field(
+        2.0, description="Weight of the mean difference of each level. [ours: the published 2e-5 is of a sum]"
+    )
+    hidden: Fraction = Field(
+        0.65, description="Share of the student's locations that is hidden from the generator. [paper]"
+    )
+    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`. [ours]")
 
 
 class CwdSpec(Model):
@@ -79,4 +85,11 @@ class PkdSpec(Model):
 class FrsSpec(Model):
     """Feature richness: where the teacher sees any class at all."""
 
-    weight: NonNegative = Field(1.0, description="Weight of the terms.")
+    weight: NonNegative = Field(1.0, description="Weight of both terms.")
+    feature_weight: NonNegative = Field(
+        1.0, description="Weight of the mean feature difference. [ours: the published one is of a sum]"
+    )
+    class_weight: NonNegative = Field(
+        0.02, description="Weight of the binary cross entropy towards the teacher, summed over the classes."
+    )
+    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`. [ours]")

@@ -31,7 +31,7 @@ def test_by_hand(make_outputs: Callable[..., Any]) -> None:
     targets = [{"boxes": torch.tensor([[-4.0, -4, 12, 4]]), "labels": torch.tensor([0])}]
     info = replace(TINY, strides=(8,), channels=2)
     for distance, factor in (("mse", 1.0), ("normalised_mse", 0.25)):
-        spec = DefeatSpec(weight=2.0, foreground=0.5, background=3.0, distance=distance)
+        spec = DefeatSpec(weight=2.0, foreground_weight=0.5, background_weight=3.0, distance=distance)
         result = DefeatDistiller(spec, student=info, teacher=info)(student, teacher, targets)
         expected = {"distill/foreground": 2.5 * factor, "distill/background": 12 * factor}
         assert {name: float(term.detach()) for name, term in result.terms.items()} == pytest.approx(expected)
@@ -48,7 +48,7 @@ def test_against_loops(make_scene: Callable[..., Any]) -> None:
     """Each region of each level by its own count, point by point, with an ordinary 3x3 convolution in between."""
     scene = make_scene(seed=1, grid=GRID, channels=(3, 4))
     student_info, teacher_info = replace(TINY, channels=3), replace(TINY, channels=4)
-    spec = DefeatSpec(weight=1.0, foreground=1.0, background=1.0, distance="mse")
+    spec = DefeatSpec(weight=1.0, foreground_weight=1.0, background_weight=1.0, distance="mse")
     distiller = DefeatDistiller(spec, student=student_info, teacher=teacher_info)
     expected = {"foreground": 0.0, "background": 0.0}
     for level, stride in enumerate(scene.student.strides):
@@ -60,7 +60,7 @@ def test_against_loops(make_scene: Callable[..., Any]) -> None:
         for n, y, x in torch.cartesian_prod(torch.arange(images), torch.arange(height), torch.arange(width)).tolist():
             if valid[n, y, x]:
                 inside = _inside(scene.targets[n], x * stride, y * stride)
-                found["foreground" if inside else "background"].append(float(errors[n, y, x]))
+                found["foreground" if inside else "background"].append(float(errors[n, y, x].detach()))
         for name, values in found.items():
             expected[name] += sum(values) / max(len(values), 1)
     result = distiller(scene.student, scene.teacher, scene.targets)
