@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from client.commands import datasets, files, import_weights, jobs, local, recipes, submit, watch
+from client.commands import datasets, files, import_weights, jobs, local, recipes, submit, sweeps, watch
 from client.console import FAILED, INTERRUPTED, NO_SERVER, complain
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ def options(
 for module in (local, submit, watch, jobs, files, recipes, import_weights):
     module.register(app)
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(sweeps.app, name="sweep")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ with Client("http://127.0.0.1:8000") as client:
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -18,14 +18,15 @@ from typing import Any, Literal, Self, TypeVar
 import httpx
 from pydantic import BaseModel
 
-from api import schemas
+from api import schemas, sweep_schemas
 from client import sse
 from client.datasets import OnProgress, upload, wait_until_ready
 from client.download import OnBytes, fetch
-from client.errors import ApiError, NoSuchJob, ServerUnreachable
+from client.errors import ApiError, NoSuchJob, NoSuchSweep, ServerUnreachable
 from client.transport import Transport, unreachable
 from tid_core.data.options import IndexOptions, OurSplit
 from tid_core.spec import JobSpec
+from tid_core.sweep import SweepSpec
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 PAGE = 100
@@ -33,6 +34,8 @@ Format = Literal["auto", "coco", "voc", "yolo"]
 Answer = TypeVar("Answer", bound=BaseModel)
 SILENCE = 60.0
 """Seconds without a byte, heartbeats included, after which a stream of events counts as lost."""
+SUBMISSION = 120.0
+"""Seconds that the server may take to check every job of a sweep."""
 DELETION = 900.0
 """Seconds that the server may take to delete the files of a dataset."""
 LOST_STREAMS = 5
@@ -45,6 +48,7 @@ EVENTS: dict[str, type[Event]] = {
     "end": schemas.EndEvent,
 }
 Spec = JobSpec | dict[str, Any]
+Sweep = SweepSpec | dict[str, Any]
 
 
 class Client:
@@ -96,10 +100,11 @@ class Client:
         state: str | list[str] | None = None,
         method: str | list[str] | None = None,
         search: str | None = None,
+        sweep: str | None = None,
         limit: int | None = None,
     ) -> Iterator[schemas.JobSummary]:
-        """Jobs, newest first, page after page; `search` is part of a name, `limit` ends the list."""
-        wanted = {"state": state, "method": method, "search": search}
+        """Jobs, newest first, page after page; `search` is part of a name, `sweep` an id, `limit` ends the list."""
+        wanted = {"state": state, "method": method, "search": search, "sweep": sweep}
         yield from self._pages("/jobs", schemas.JobSummary, wanted, limit)
 
     def job(self, job_id: str) -> schemas.Job:
@@ -121,7 +126,7 @@ class Client:
         fits = [one for one in known if one.id.startswith(job)] or [one for one in known if one.name == job]
         if len(fits) == 1:
             return fits[0]
-        raise NoSuchJob(_no_single_job(job, fits))
+        raise NoSuchJob(_no_single("job", job, fits, "`tid jobs` lists them"))
 
     def cancel(self, job_id: str) -> schemas.Job:
         response = self._transport.request("POST", f"/jobs/{job_id}/cancel")
@@ -187,6 +192,51 @@ class Client:
 
     def report(self, job_id: str) -> schemas.Report:
         return self._get(f"/jobs/{job_id}/report", schemas.Report)
+
+    # Sweeps
+
+    def submit_sweep(self, sweep: Sweep, *, idempotency_key: str | None = None) -> sweep_schemas.Sweep:
+        """POST a sweep. The key, random by default, makes a repeated POST answer with the same sweep."""
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
+        response = self._transport.request("POST", "/sweeps", json=_as_json(sweep), headers=headers, timeout=SUBMISSION)
+        return sweep_schemas.Sweep.model_validate_json(response.content)
+
+    def dry_run_sweep(self, sweep: Sweep) -> sweep_schemas.SweepDryRun:
+        """What `submit_sweep` would say, and the jobs that it would make."""
+        response = self._transport.request(
+            "POST", "/sweeps", params={"dry_run": "true"}, json=_as_json(sweep), timeout=SUBMISSION
+        )
+        return sweep_schemas.SweepDryRun.model_validate_json(response.content)
+
+    def sweeps(self, *, search: str | None = None, limit: int | None = None) -> Iterator[sweep_schemas.SweepSummary]:
+        """Sweeps, newest first, page after page."""
+        yield from self._pages("/sweeps", sweep_schemas.SweepSummary, {"search": search}, limit)
+
+    def sweep(self, sweep_id: str) -> sweep_schemas.Sweep:
+        return self._get(f"/sweeps/{sweep_id}", sweep_schemas.Sweep)
+
+    def find_sweep(self, sweep: str) -> sweep_schemas.SweepSummary:
+        """The sweep with this id, with an id that begins so, or with this name.
+
+        Raises:
+            NoSuchSweep: none fits, or several do; the text names them.
+        """
+        known = list(self.sweeps())
+        fits = [one for one in known if one.id.startswith(sweep)] or [one for one in known if one.name == sweep]
+        if len(fits) == 1:
+            return fits[0]
+        raise NoSuchSweep(_no_single("sweep", sweep, fits, "`tid sweep list` lists them"))
+
+    def cancel_sweep(self, sweep_id: str) -> sweep_schemas.Sweep:
+        response = self._transport.request("POST", f"/sweeps/{sweep_id}/cancel")
+        return sweep_schemas.Sweep.model_validate_json(response.content)
+
+    def sweep_report(self, sweep_id: str) -> sweep_schemas.SweepReport:
+        return self._get(f"/sweeps/{sweep_id}/report", sweep_schemas.SweepReport)
+
+    def sweep_report_csv(self, sweep_id: str) -> str:
+        headers = {"Accept": "text/csv"}
+        return self._transport.request("GET", f"/sweeps/{sweep_id}/report", headers=headers).text
 
     # Files
 
@@ -326,13 +376,15 @@ def _event(raw: sse.RawEvent) -> Event | None:
     return None if isinstance(event, schemas.EndEvent) and event.reason == "time" else event
 
 
-def _as_json(spec: Spec) -> dict[str, Any]:
-    return spec.model_dump(mode="json") if isinstance(spec, JobSpec) else spec
+def _as_json(spec: Spec | Sweep) -> dict[str, Any]:
+    return spec.model_dump(mode="json") if isinstance(spec, BaseModel) else spec
 
 
-def _no_single_job(job: str, fits: list[schemas.JobSummary]) -> str:
+def _no_single(
+    kind: str, name: str, fits: Sequence[schemas.JobSummary | sweep_schemas.SweepSummary], where_listed: str
+) -> str:
     if not fits:
-        return f"no job has the id or name {job!r}; `tid jobs` lists them"
+        return f"no {kind} has the id or name {name!r}; {where_listed}"
     listed = "\n".join(f"  {one.id}  {one.name}  {one.state}  {one.created_at:%Y-%m-%d %H:%M}" for one in fits[:10])
     more = f"\n  and {len(fits) - 10} more" if len(fits) > 10 else ""
-    return f"{job!r} fits {len(fits)} jobs; say which by its id:\n{listed}{more}"
+    return f"{name!r} fits {len(fits)} {kind}s; say which by its id:\n{listed}{more}"

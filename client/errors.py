@@ -52,6 +52,10 @@ class NoSuchJob(ClientError):
     """A job argument that fits no job, or more than one."""
 
 
+class NoSuchSweep(ClientError):
+    """A sweep argument that fits no sweep, or more than one."""
+
+
 class DatasetInvalid(ClientError):
     """The server looked through a dataset and cannot use it; `report` has its reasons."""
 

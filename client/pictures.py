@@ -49,17 +49,17 @@ class Curves:
 
 def draw_curves(runs: Sequence[Curves], path: Path, *, title: str, note: str = "") -> Path:
     """mAP in percent over epochs, then one small panel per loss term; every axis of values starts at zero."""
-    figure = _figure(13.2, 6.2)
+    figure = new_figure(13.2, 6.2)
     terms = _terms(runs)
     columns = max(1, (len(terms) + 1) // 2)
-    _heading(figure, title, note)
+    heading(figure, title, note)
     # The space between the two grids holds the names at the ends of the mAP curves.
     left = figure.add_gridspec(1, 1, left=0.055, right=0.37, top=0.83, bottom=0.09)
     right = figure.add_gridspec(2, columns, left=0.5, right=0.985, top=0.83, bottom=0.09, wspace=0.34, hspace=0.36)
     _draw_ap(figure.add_subplot(left[0, 0]), runs)
     for index, term in enumerate(terms):
         _draw_term(figure.add_subplot(right[index // columns, index % columns]), runs, term)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_detections(scenes: Sequence[Scene], path: Path, *, title: str, note: str = "") -> Path:
@@ -68,12 +68,12 @@ def draw_detections(scenes: Sequence[Scene], path: Path, *, title: str, note: st
     wide = max(1.0, max(scene.width / scene.height for scene in scenes))
     cell = 2.15
     width, height = 0.5 + len(columns) * cell * wide, 1.55 + len(scenes) * (cell + 0.22)
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     grid = figure.add_gridspec(
         len(scenes), len(columns), left=0.02, right=0.98, top=1 - 0.98 / height, bottom=0.62 / height,
         wspace=0.04, hspace=0.12,
     )  # fmt: skip
-    _heading(figure, title, note)
+    heading(figure, title, note)
     for row, scene in enumerate(scenes):
         for column, panel in enumerate([scene.truth, *scene.found.values()]):
             axes = figure.add_subplot(grid[row, column])
@@ -81,10 +81,11 @@ def draw_detections(scenes: Sequence[Scene], path: Path, *, title: str, note: st
             if row == 0:
                 axes.set_title(columns[column], fontsize=10.5, color=INK, fontweight="bold", pad=5)
     _box_legend(figure, height)
-    return _save(figure, path)
+    return save(figure, path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Of so many inches, without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -93,13 +94,15 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _heading(figure: Figure, title: str, note: str) -> None:
+def heading(figure: Figure, title: str, note: str) -> None:
+    """A title and a line under it, at the top left."""
     height = figure.get_size_inches()[1]
     figure.text(0.02, 1 - 0.14 / height, title, fontsize=14, fontweight="bold", color=INK, va="top")
     figure.text(0.02, 1 - 0.43 / height, note, fontsize=9, color="#55606a", va="top")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """As PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, format="png")

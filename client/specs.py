@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from api.validation import field_problems
 from client.errors import ClientError, describe_error
 from tid_core.spec import JobSpec
+
+Spec = TypeVar("Spec", bound=BaseModel)
 
 
 class SpecError(ClientError):
@@ -21,8 +23,8 @@ class SpecError(ClientError):
         super().__init__("\n".join([f"{path} has {count}", *(f"  - {problem}" for problem in problems)]))
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file, not yet checked, but fit to be sent as JSON.
+def read_document(path: Path, kind: type[BaseModel] = JobSpec) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file, not yet checked to be of this kind, but fit to be sent as JSON.
 
     Raises:
         ClientError: no such file, not YAML, not a mapping, or a value that JSON cannot hold.
@@ -32,7 +34,7 @@ def read_document(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ClientError(f"cannot read {path}: {error.strerror}") from error
     except RecursionError as error:
-        raise ClientError(f"{path} is nested too deeply for a job") from error
+        raise ClientError(f"{path} is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ClientError(f"{path} is neither YAML nor JSON: {error}") from error
     if not isinstance(document, dict):
@@ -40,7 +42,7 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:  # YAML also knows dates, .nan, bytes and references to itself
-        parse(path, document)
+        parse_as(kind, path, document)
         raise ClientError(f"{path} holds a value that JSON has no form for: {error}") from error
     return document
 
@@ -51,8 +53,13 @@ def parse(path: Path, document: dict[str, Any]) -> JobSpec:
     Raises:
         SpecError: a field is unknown, missing or out of range.
     """
+    return parse_as(JobSpec, path, document)
+
+
+def parse_as(kind: type[Spec], path: Path, document: dict[str, Any]) -> Spec:
+    """As `parse`, for any kind of document."""
     try:
-        return JobSpec.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         located = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
         problems = field_problems(located, document)

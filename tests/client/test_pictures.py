@@ -41,7 +41,7 @@ def test_curves_show_every_run_in_its_own_colour(tmp_path: Path) -> None:
 
 def test_axes_of_values_start_at_zero(monkeypatch, tmp_path: Path) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: drawn.append(figure) or path)
+    monkeypatch.setattr(pictures, "save", lambda figure, path: drawn.append(figure) or path)
     draw_curves(RUNS, tmp_path / "curves.png", title="t")
     assert len(drawn[0].axes) == 3
     assert {axes.get_ylim()[0] for axes in drawn[0].axes} == {0.0}
