@@ -36,16 +36,16 @@ def feature_distances(
     student = [s_NCHW.float() for s_NCHW in student]
     teacher = [t_NCHW.detach().float() for t_NCHW in teacher]
     if distance == "standardised_mse":
-        student = [_standardise(s_NCHW, v_NHW) for s_NCHW, v_NHW in zip(student, valid, strict=True)]
-        teacher = [_standardise(t_NCHW, v_NHW) for t_NCHW, v_NHW in zip(teacher, valid, strict=True)]
+        student = [standardise(s_NCHW, v_NHW) for s_NCHW, v_NHW in zip(student, valid, strict=True)]
+        teacher = [standardise(t_NCHW, v_NHW) for t_NCHW, v_NHW in zip(teacher, valid, strict=True)]
     error = {"l1": l1_loss, "smooth_l1": smooth_l1_loss}.get(distance, mse_loss)
     errors = [error(s, t, reduction="none").mean(dim=1) for s, t in zip(student, teacher, strict=True)]
     if distance == "normalised_mse":
-        return errors, _inverse_variance(teacher, valid)
+        return errors, inverse_variance(teacher, valid)
     return errors, errors[0].new_ones(len(errors))
 
 
-def _inverse_variance(features: list[Tensor], valid: list[Tensor]) -> Tensor:
+def inverse_variance(features: list[Tensor], valid: list[Tensor]) -> Tensor:
     """One over the variance of each level over valid points and channels, (V,); 0 for a constant level."""
     rows = []
     for feat_NCHW, valid_NHW in zip(features, valid, strict=True):
@@ -58,7 +58,8 @@ def _inverse_variance(features: list[Tensor], valid: list[Tensor]) -> Tensor:
     return torch.where(variance_V > CONSTANT, 1 / variance_V.clamp(min=CONSTANT), 0.0).float()
 
 
-def _standardise(feat_NCHW: Tensor, valid_NHW: Tensor) -> Tensor:
+def standardise(feat_NCHW: Tensor, valid_NHW: Tensor) -> Tensor:
+    """Give every channel mean 0 and variance 1 over the valid points of the batch, over all ranks."""
     valid_N1HW = valid_NHW[:, None].float()
     count = sum_over_ranks(valid_N1HW.sum()).clamp(min=1)
     mean_C11 = (sum_over_ranks((feat_NCHW * valid_N1HW).sum(dim=(0, 2, 3))) / count)[:, None, None]

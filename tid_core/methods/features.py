@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tid_core.fields import Fraction, Model, NonNegative, Positive
+from tid_core.fields import Model, NonNegative, Positive
 
 
 class FitnetSpec(Model):
@@ -53,10 +53,10 @@ class MgdSpec(Model):
     """Masked generative distillation: the teacher's features out of a part of the student's."""
 
     weight: NonNegative = Field(
-        2.0, description="Weight of the mean difference of each level. [ours: the published 2e-5 is of a sum]"
+        10.0, description="Weight of the mean difference of each level. [ours: the published 2e-5 is of a sum]"
     )
-    hidden: Fraction = Field(
-        0.65, description="Share of the student's locations that is hidden from the generator. [paper]"
+    hidden: float = Field(
+        0.65, ge=0.0, lt=1.0, description="Share of the student's locations hidden from the generator. [paper]"
     )
     distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`. [ours]")
 
