@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.schemas import ClassGain, Figures, Report
+from api.schemas import ClassGain, ErrorFigures, Figures, Report
 from api.views import job_cost
 from store.models import Checkpoint, Job, Metric
 from store.states import ENDED
+from tid_core.error_kinds import ERROR_KINDS
 
 _CLASS_PREFIX = "class/"
 _CLASS_SUFFIX = "/AP"
@@ -20,6 +21,7 @@ class _Evaluation:
 
     stats: dict[str, float]
     per_class: dict[str, float]
+    errors: dict[str, ErrorFigures]
 
 
 def build_report(job: Job, *, session: Session) -> Report:
@@ -70,6 +72,7 @@ def _own_figures(job: Job, *, session: Session) -> Figures:
         ap50=evaluation.stats.get("AP50"),
         stats=evaluation.stats or None,
         per_class=evaluation.per_class or None,
+        errors=evaluation.errors or None,
         cost=job_cost(job.id, session=session),
         reason=None if ap is not None else _why_no_figures(job),
     )
@@ -91,6 +94,7 @@ def _teacher_figures(job: Job, *, session: Session) -> Figures:
         ap50=evaluation.stats.get("AP50"),
         stats=evaluation.stats or None,
         per_class=evaluation.per_class or None,
+        errors=evaluation.errors or None,
         cost=job_cost(teacher_job.id, session=session) if teacher_job else None,
         reason=None if ap is not None else _why_no_teacher(job),
     )
@@ -106,15 +110,25 @@ def _evaluation(job_id: str, prefix: str, step: int | None, *, session: Session)
         .order_by(Metric.step)
     )
     values = {name.removeprefix(prefix): value for name, value in rows}
-    is_class = {name: name.startswith(_CLASS_PREFIX) and name.endswith(_CLASS_SUFFIX) for name in values}
     return _Evaluation(
-        stats={name: value for name, value in values.items() if not is_class[name]},
+        # What lies deeper and is told nowhere here, VOC's AP of a class, is no number of the whole split.
+        stats={name: value for name, value in values.items() if "/" not in name},
         per_class={
             name.removeprefix(_CLASS_PREFIX).removesuffix(_CLASS_SUFFIX): value
             for name, value in values.items()
-            if is_class[name]
+            if name.startswith(_CLASS_PREFIX) and name.endswith(_CLASS_SUFFIX)
         },
+        errors=_errors(values),
     )
+
+
+def _errors(values: dict[str, float]) -> dict[str, ErrorFigures]:
+    counts = {kind: values.get(f"error/{kind}/count") for kind in ERROR_KINDS}
+    return {
+        kind: ErrorFigures(count=round(count), dap50=values.get(f"error/{kind}/dAP50"))
+        for kind, count in counts.items()
+        if count is not None
+    }
 
 
 def _per_class(student: Figures, baseline: Figures, teacher: Figures) -> list[ClassGain]:

@@ -222,6 +222,13 @@ class LogChunk(Out):
     truncated: bool = Field(description="Whether there is more to read now.")
 
 
+class ErrorFigures(Out):
+    """Errors of one kind, as TIDE tells them apart (arXiv 2008.08115)."""
+
+    count: int
+    dap50: float | None = Field(description="AP50 with all of them mended, minus AP50.")
+
+
 class Figures(Out):
     """One column of the comparison."""
 
@@ -230,8 +237,14 @@ class Figures(Out):
     parameters: int | None
     ap: float | None
     ap50: float | None
-    stats: dict[str, float] | None = Field(description="The twelve COCO numbers of the best evaluation.")
+    stats: dict[str, float] | None = Field(
+        description="The twelve COCO numbers of the best evaluation, and VOC's if asked for."
+    )
     per_class: dict[str, float] | None
+    errors: dict[str, ErrorFigures] | None = Field(
+        description="What AP50 was lost to: classification, localisation, both, duplicate, background, missed. Of the "
+        "best student known when its job ends, of the teacher when it has been evaluated."
+    )
     cost: Cost | None = Field(description="Of the job that trained it; null where no job of this service did.")
     reason: str | None = Field(description="Why the figures are not known (yet); null where they are.")
 

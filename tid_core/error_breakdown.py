@@ -28,13 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tid_core.error_kinds import ERROR_KINDS
 from tid_core.evaluation import GroundTruth, detection_rows
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
+KINDS = tuple(ERROR_KINDS)
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(5)
 NO_ERROR = -1
 FOUND, TOUCHED = 0.5, 0.1

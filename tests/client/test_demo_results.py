@@ -8,7 +8,9 @@ from client.demo_results import conclusions, is_term, summary
 
 def report(*, student: float | None, baseline: float, teacher: float = 0.7) -> Report:
     def figures(ap: float | None) -> Figures:
-        rest = dict.fromkeys(("job_id", "detector", "parameters", "ap50", "stats", "per_class", "cost", "reason"))
+        rest = dict.fromkeys(
+            ("job_id", "detector", "parameters", "ap50", "stats", "per_class", "errors", "cost", "reason")
+        )
         return Figures(**rest, ap=ap)
 
     gain = None if student is None else student - baseline
