@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tid_core.fields import Fraction, Model, NonNegative
+from tid_core.fields import Count, Fraction, Model, NonNegative
 
 Temperature = Annotated[float, Field(ge=0.1, le=100.0)]
 """What logits are divided by: below 1 distributions get sharper, above it flatter."""
@@ -19,7 +19,21 @@ DIVISOR = (
 class PgdSpec(Model):
     """Prediction-guided distillation: features near each object where the teacher predicts it best."""
 
-    weight: NonNegative = Field(1.0, description="Weight of the terms.")
+    weight: NonNegative = Field(1.0, description="Weight of the three terms.")
+    foreground_weight: NonNegative = Field(
+        2.0, description="Weight of the feature difference at the best points. [ours: the published one is of a sum]"
+    )
+    background_weight: NonNegative = Field(
+        1.0, description="Weight of the feature difference outside of all boxes; published: half the foreground's."
+    )
+    attention_weight: NonNegative = Field(0.1, description="Weight of the difference of the attentions. [ours]")
+    alpha: Fraction = Field(0.8, description="Quality of a prediction = p^(1 - alpha) * IoU^alpha. [paper]")
+    topk: Count | None = Field(
+        None,
+        description="Points that each ground truth chooses over all levels. null: 30, of an ATSS teacher 9. [paper]",
+    )
+    temperature: Temperature = Field(0.8, description="Of the attentions over points and over channels. [paper]")
+    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`. [ours]")
 
 
 class LdSpec(Model):
@@ -50,6 +64,18 @@ class CrosskdSpec(Model):
     """Cross-head distillation: the student's head features through the rest of the teacher's head."""
 
     weight: NonNegative = Field(1.0, description="Weight of the terms.")
+    convs: Annotated[int, Field(ge=0, le=8)] = Field(
+        3,
+        description="Convolutions of the student's towers before its features go over, at most one less than the "
+        "towers have; 0 = the pyramid's features.",
+    )
+    align: bool = Field(True, description="Give the features the mean and deviation of the teacher's, by channel.")
+    class_weight: NonNegative = Field(1.0, description="Weight of the binary cross entropy towards the teacher.")
+    beta: Beta = Field(1.0, description="Power of |p_T - p| before the cross entropy of each class.")
+    divisor: Divisor = Field("positives", description=DIVISOR)
+    sides_weight: NonNegative = Field(4.0, description="GFL: weight of the divergence of the sides.")
+    temperature: Temperature = Field(1.0, description="GFL: of the distributions of the sides.")
+    box_weight: NonNegative = Field(1.0, description="Others: weight of 1 - GIoU of the boxes.")
 
 
 class BckdSpec(Model):
