@@ -122,7 +122,8 @@ def _terms(runs: Sequence[Curves]) -> list[str]:
     return sorted(terms, key=lambda term: ("distill" in term, rank.get(term.rpartition("/")[2], len(ORDER))))
 
 
-def _plain_axes(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """Without a box around it, with faint lines across."""
     from matplotlib.ticker import MaxNLocator
 
     for side in ("top", "right"):
@@ -141,7 +142,7 @@ def _epochs(runs: Sequence[Curves]) -> float:
 
 
 def _draw_ap(axes: Axes, runs: Sequence[Curves]) -> None:
-    _plain_axes(axes)
+    plain_axes(axes)
     ends = [(run, run.ap[-1][0], 100 * run.ap[-1][1]) for run in runs if run.ap]
     top = max((100 * value for run in runs for _, value in run.ap), default=0.0)
     axes.set_ylim(0, max(5.0, min(100.0, top * 1.12)))
@@ -152,13 +153,13 @@ def _draw_ap(axes: Axes, runs: Sequence[Curves]) -> None:
             x, y = zip(*run.ap, strict=True)
             percent = [100 * value for value in y]
             axes.plot(x, percent, color=look.colour, linestyle=look.dashes, linewidth=2.2, marker="o", markersize=3.6)
-    _label_ends(axes, [(epoch, value, f" {run.name} {value:.1f}", _look(run.name, runs)) for run, epoch, value in ends])
+    label_ends(axes, [(epoch, value, f" {run.name} {value:.1f}", _look(run.name, runs)) for run, epoch, value in ends])
     axes.set_title("mAP on the validation images", loc="left", fontsize=11, color=INK, fontweight="bold")
     axes.set_xlabel("epoch", fontsize=9, color="#55606a")
     axes.set_ylabel("AP at IoU .50:.95, percent", fontsize=9, color="#55606a")
 
 
-def _label_ends(axes: Axes, ends: list[tuple[float, float, str, Look]]) -> None:
+def label_ends(axes: Axes, ends: list[tuple[float, float, str, Look]]) -> None:
     """A label beside the end of each line, pushed apart where they would meet."""
     low, high = axes.get_ylim()
     gap, floor, high_x = (high - low) * 0.052, low, axes.get_xlim()[1]
@@ -173,7 +174,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, Look]]) -> None:
 
 
 def _draw_term(axes: Axes, runs: Sequence[Curves], term: str) -> None:
-    _plain_axes(axes)
+    plain_axes(axes)
     top = 0.0
     for run in runs:
         points = run.losses.get(term, [])
@@ -198,12 +199,12 @@ def _draw_term(axes: Axes, runs: Sequence[Curves], term: str) -> None:
     axes.set_xlabel("epoch", fontsize=8, color="#55606a", labelpad=1)
 
 
-def epoch_means(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The mean of each epoch's points, placed in the middle of what was logged of it."""
+def epoch_means(points: Sequence[tuple[float, float]], length: float = 1.0) -> list[tuple[float, float]]:
+    """The mean of each epoch's points, placed in the middle of what was logged of it; an epoch is `length` long."""
     groups: dict[int, list[tuple[float, float]]] = {}
-    for epoch, value in points:
+    for place, value in points:
         # A point at epoch 2.0 closes the second epoch, so it belongs to 1, not to 2.
-        groups.setdefault(max(0, -int(-epoch // 1) - 1), []).append((epoch, value))
+        groups.setdefault(max(0, -int(-place // length) - 1), []).append((place, value))
     return [(_mean([e for e, _ in group]), _mean([v for _, v in group])) for group in groups.values()]
 
 
