@@ -9,7 +9,7 @@ from tid_core.preflight import check
 from tid_core.spec import JobSpec, load_spec
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-FILES = sorted(EXAMPLES.rglob("*.yaml"))
+FILES = sorted(path for path in EXAMPLES.rglob("*.yaml") if path.parent.name != "sweeps")
 PAPER = EXAMPLES / "paper"
 
 
