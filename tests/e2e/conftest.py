@@ -90,7 +90,8 @@ class Service:
         series = self.client.metrics(job_id).series
         points = [(one.name, point.step, point.value) for one in series for point in one.points]
         assert len({(name, step) for name, step, _ in points}) == len(points)
-        return {(name, step): value for name, step, value in points if not name.startswith("throughput/")}
+        by_chance = ("throughput/", "time/", "memory/")
+        return {(name, step): value for name, step, value in points if not name.startswith(by_chance)}
 
     def weights(self, job_id: str) -> dict[str, str]:
         """Digest of each student's safetensors."""

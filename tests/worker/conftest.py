@@ -124,7 +124,8 @@ class World:
         query = select(Metric.name, Metric.step, Metric.value).where(Metric.job_id == job_id, ~Metric.superseded)
         with self.database.read() as session:
             rows = session.execute(query).all()
-        return {(name, step): value for name, step, value in rows if not name.startswith("throughput/")}
+        by_chance = ("throughput/", "time/", "memory/")
+        return {(name, step): value for name, step, value in rows if not name.startswith(by_chance)}
 
     def weights(self, job_id: str) -> dict[str, str]:
         """Digests of the students, as recorded, after a look at the files themselves."""

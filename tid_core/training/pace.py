@@ -17,6 +17,8 @@ class Pace:
         self._logged = (0.0, 0)
         self.speed: float | None = None
         """Images per second between the last two calls of `measure`."""
+        self.step_seconds: float | None = None
+        """Of a step between them, waiting for its images included."""
 
     def restart(self) -> None:
         """Leave out the time since the last step."""
@@ -37,6 +39,7 @@ class Pace:
         elapsed, done = self._train_seconds - seconds, self._train_steps - steps
         if done and elapsed > 0:
             self.speed = done * self._batch_size / elapsed
+            self.step_seconds = elapsed / done
         self._logged = (self._train_seconds, self._train_steps)
 
     def evaluation_done(self, seconds: float) -> None:

@@ -7,11 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.models.detection.image_list import ImageList
 
 from tid_core.data.loader import Batch, to_device
+from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers import schedule_weight
 from tid_core.ranks import rank
 from tid_core.spec import JobSpec
+from tid_core.training.cost import TeacherClock
 from tid_core.training.gradients import gradient_norm_of, probe_parameters
 from tid_core.training.guards import DistillationGuard
 from tid_core.training.optim import gradient_norm, learning_rate, set_learning_rate
@@ -36,6 +39,7 @@ class Stepper:
         self.probes = probe_parameters(parts.student)
         distils = parts.module.distiller is not None and spec.loss.distill > 0
         self.guard = DistillationGuard(self.probes) if distils else None
+        self.clock = TeacherClock(self.device)
         self.lr = 0.0
         """Of the step taken last."""
 
@@ -56,6 +60,7 @@ class Stepper:
         if self.on_cpu or (self.guard is not None and self.guard.watching):
             window.check()
         self._update()
+        self.clock.step_done()
         position.step += 1
 
     def _accumulate(self, batch: Batch, *, measure: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -90,9 +95,14 @@ class Stepper:
     def _forward(self, batch: Batch, weight: float) -> StepLosses:
         with torch.no_grad():
             images, targets = self.parts.student.transform(*to_device(batch, self.device))
-        teacher = self.parts.teacher if self.parts.module.distiller is not None else None
-        losses: StepLosses = self.module(images, targets, teacher(images) if teacher else None, weight)
+        losses: StepLosses = self.module(images, targets, self._teach(images), weight)
         return losses
+
+    def _teach(self, images: ImageList) -> DenseOutputs | None:
+        if self.parts.teacher is None or self.parts.module.distiller is None:
+            return None
+        with self.clock.teaching():
+            return self.parts.teacher(images)
 
     def _look(self, losses: StepLosses, distill: Tensor, weight: float, *, measure: bool) -> dict[str, Tensor]:
         """Guard and gradient ratio, while the graph is there."""

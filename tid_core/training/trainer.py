@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-import torch
-
 from tid_core.data.loader import Batch, EpochLoader
 from tid_core.detectors.base import DenseDetector
 from tid_core.events import Finished, Progress, Reporter, ResumeState, Started
 from tid_core.plan import RunPlan
 from tid_core.ranks import from_first, is_first, num_ranks, rank
+from tid_core.training.cost import peak_memory
 from tid_core.training.ema import Ema
 from tid_core.training.examiner import Examiner
 from tid_core.training.inference import StopRequested
@@ -129,6 +128,7 @@ class Trainer:
         step = self.position.step + 1
         logs = step % every == 0 or step == self.parts.total_steps
         first_log = min(every, self.parts.total_steps)
+        self.stepper.clock.watch(logs=logs)
         self.stepper(batch, measure=logs and (step == first_log or step % (every * RATIO_EVERY_LOGS) == 0))
         self.pace.step_done()
         if logs:
@@ -141,12 +141,19 @@ class Trainer:
         self.pace.measure()
         values = self.live.window.drain()
         values["lr"] = self.stepper.lr
-        if self.pace.speed is not None:
-            values["throughput/images_per_second"] = self.pace.speed
-        if self.precision.device.type == "cuda":
-            values["memory/peak_bytes"] = float(torch.cuda.max_memory_allocated(self.precision.device))
+        values |= self._cost()
         self.voice.metrics(values, self.position.finished_epochs + 1)
         self.voice.judge_ratio(values.get("grad/distill_ratio", 0.0))
+
+    def _cost(self) -> dict[str, float]:
+        """Of this rank, but for the images, which are those of all."""
+        values = {"memory/peak_bytes": float(peak_memory(self.precision.device))}
+        of_teacher, of_step = self.stepper.clock.per_step(), self.pace.step_seconds
+        if self.pace.speed is not None and of_step is not None:
+            values |= {"throughput/images_per_second": self.pace.speed, "time/step_seconds": of_step}
+            if self.parts.module.distiller is not None and of_teacher is not None:
+                values["time/teacher_share"] = min(1.0, of_teacher / of_step)
+        return values
 
     def _finish_epoch(self) -> None:
         """Evaluate where due, write checkpoints, save; only then the epoch counts as finished."""
