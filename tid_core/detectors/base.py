@@ -14,7 +14,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import resize_boxes
 
 from tid_core.catalogue import DetectorInfo
-from tid_core.detectors.outputs import DenseOutputs
+from tid_core.detectors.outputs import DenseOutputs, Towers
+from tid_core.detectors.towers import finish_head, start_head
 from tid_core.events import TrainingFailure
 
 Target = dict[str, Tensor]
@@ -28,6 +29,8 @@ class DenseDetector(nn.Module, ABC):
     """
 
     model: Any  # torchvision has no types
+    tap: int | None = None
+    """Convolutions of the head's towers after which the features are kept in the outputs; None = they are not."""
 
     def __init__(self, model: nn.Module, info: DetectorInfo) -> None:
         super().__init__()
@@ -64,7 +67,8 @@ class DenseDetector(nn.Module, ABC):
                 crowd boxes are no training targets.
         """
         features = list(self.model.backbone(images.tensors).values())
-        head_outputs = self.model.head(features)
+        towers = None if self.tap is None else start_head(self.model.head, features, self.tap)
+        head_outputs = self.model.head(features) if towers is None else finish_head(self.model.head, towers)
         with torch.autocast(images.tensors.device.type, enabled=False):
             # In bf16 the anchors would be rounded to whole pixels and worse, so nothing below sees it.
             head_outputs = {name: output.float() for name, output in head_outputs.items()}
@@ -78,10 +82,15 @@ class DenseDetector(nn.Module, ABC):
                 num_anchors=self.info.anchors_per_location,
                 valid=self._valid(images, features),
                 head_outputs=head_outputs,
+                towers=towers,
             )
             if targets is None:
                 return outputs
             return replace(outputs, losses=self._losses(outputs, [_trainable(target) for target in targets]))
+
+    def finish(self, towers: Towers) -> dict[str, Tensor]:
+        """The raw head outputs, fp32, for features inside the head, of this detector or another; with gradient."""
+        return {name: output.float() for name, output in finish_head(self.model.head, towers).items()}
 
     def detections(
         self, outputs: DenseOutputs, images: ImageList, original_sizes: Sequence[tuple[int, int]]

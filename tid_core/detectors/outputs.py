@@ -11,6 +11,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Towers:
+    """Features inside the head, per level (N, C, H, W), after some convolutions of either tower (see `towers`)."""
+
+    convs: int
+    classification: list[Tensor]
+    regression: list[Tensor]
+
+
+@dataclass(frozen=True)
 class DenseOutputs:
     features: list[Tensor]
     """Per level, (N, C, H, W): the FPN outputs."""
@@ -28,6 +37,8 @@ class DenseOutputs:
     """The detector's own loss terms; empty without targets."""
     head_outputs: dict[str, Tensor] = field(default_factory=dict)
     """Raw head outputs, for the detector's own post-processing."""
+    towers: Towers | None = None
+    """Features inside the head, where the detector's `tap` asks for them."""
 
     @property
     def grid(self) -> list[tuple[int, int]]:

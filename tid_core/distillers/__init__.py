@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from tid_core.detectors.base import DenseDetector
-from tid_core.distillers import bckd, cwd, defeat, fgfi, frs, ld, mgd, pkd
+from tid_core.distillers import bckd, crosskd, cwd, defeat, fgfi, frs, ld, mgd, pkd
 from tid_core.distillers.base import CombinedDistiller, Distiller, DistillResult
 from tid_core.distillers.fitnet import FitnetDistiller
 from tid_core.distillers.schedule import schedule_weight
@@ -39,19 +41,25 @@ BUILDERS: dict[str, Callable[[JobSpec, DenseDetector, DenseDetector], Distiller]
     "pkd": pkd.build,
     "frs": frs.build,
     "ld": ld.build,
+    "crosskd": crosskd.build,
     "bckd": bckd.build,
 }
 
 
 def build_distiller(
-    spec: JobSpec, student: DenseDetector, teacher: DenseDetector
+    spec: JobSpec, student: DenseDetector, teacher: DenseDetector, class_index_K: Tensor | None = None
 ) -> Distiller | CombinedDistiller | None:
     """The loss of `spec.method`; None for `none`.
+
+    Args:
+        class_index_K: the student's classes among the teacher's outputs; None = the same classes.
 
     Raises:
         ValueError: the pair does not fit.
     """
     parts: dict[str, Distiller] = {name: BUILDERS[name](spec, student, teacher) for name in spec.methods}
+    for part in parts.values():
+        part.class_index_K = class_index_K
     if len(parts) > 1:
         return CombinedDistiller(parts)
     return next(iter(parts.values()), None)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.ops import generalized_box_iou_loss
 
 from tid_core.catalogue import DetectorInfo
 from tid_core.detectors.atss_matcher import assign
@@ -15,6 +16,10 @@ from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.base import Distiller
 from tid_core.ranks import mean_count
 from tid_core.truth import Targets, Truth, pad_truth
+
+MIN_SIDE = 0.01
+"""Pixels that a box of the teacher must be wide and high to be imitated: FCOS has boxes without area, of which the IoU
+with themselves is 0."""
 
 
 class AnswerDistiller(Distiller):
@@ -59,6 +64,14 @@ def binary_losses(logits_NLK: Tensor, teacher_NLK: Tensor, *, beta: float, throu
     probability_NLK = logits_NLK.sigmoid() if through else logits_NLK.detach().sigmoid()
     entropy_NLK = binary_cross_entropy_with_logits(logits_NLK, goal_NLK, reduction="none")
     return ((goal_NLK - probability_NLK).abs().pow(beta) * entropy_NLK).sum(dim=-1)
+
+
+def box_losses(boxes_NL4: Tensor, teacher_NL4: Tensor) -> Tensor:
+    """1 - GIoU, (N, L); 0 where the teacher's box has no area."""
+    teacher_NL4 = teacher_NL4.detach()
+    has_area_NL = (teacher_NL4[..., 2:] - teacher_NL4[..., :2]).amin(dim=-1) > MIN_SIDE
+    losses_NL: Tensor = generalized_box_iou_loss(boxes_NL4, teacher_NL4, reduction="none")
+    return losses_NL * has_area_NL
 
 
 def side_divergences(codes_PD: Tensor, teacher_PD: Tensor, *, bins: int, temperature: float) -> Tensor:

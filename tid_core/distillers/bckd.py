@@ -16,13 +16,13 @@ N images, L anchors over all levels, K classes, V levels.
 
 import torch
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
 
 from tid_core.detectors.base import DenseDetector
 from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.answers import (
     AnswerDistiller,
     binary_losses,
+    box_losses,
     count_answers,
     level_sums,
     top_scores,
@@ -57,7 +57,6 @@ class BckdDistiller(AnswerDistiller):
         check_outputs(student, teacher, classes=True)
         with torch.autocast(student.features[0].device.type, enabled=False):
             boxes_NL4 = self.decode(student.head_outputs["bbox_regression"], student.anchors_L4)
-            giou_NL = generalized_box_iou_loss(boxes_NL4, teacher.boxes_NL4.detach(), reduction="none")
             losses = {
                 "class": self.bckd.class_weight
                 * binary_losses(
@@ -66,7 +65,9 @@ class BckdDistiller(AnswerDistiller):
                     beta=self.bckd.beta,
                     through=self.bckd.through_weight,
                 ),
-                "box": self.bckd.box_weight * self._weights(student, teacher) * giou_NL,
+                "box": self.bckd.box_weight
+                * self._weights(student, teacher)
+                * box_losses(boxes_NL4, teacher.boxes_NL4),
             }
             factor = self.bckd.weight / count_answers(teacher, targets, self.bckd.divisor)
             valid_NL = valid_anchors(student)

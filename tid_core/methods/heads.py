@@ -99,7 +99,24 @@ class BckdSpec(Model):
 class TbdSpec(Model):
     """Task-balanced distillation. Fields marked [ours] reconstruct what is not available."""
 
-    weight: NonNegative = Field(1.0, description="Weight of the terms.")
+    weight: NonNegative = Field(1.0, description="Weight of the three terms.")
+    harmony_weight: NonNegative = Field(
+        1.0, description="Weight of the class distance where the teacher's class score and box agree. [ours]"
+    )
+    classification_weight: NonNegative = Field(
+        2.0, description="Weight of the feature difference by the teacher's class score. [ours]"
+    )
+    localisation_weight: NonNegative = Field(
+        2.0, description="Weight of the feature difference by the IoU of the teacher's box. [ours]"
+    )
+    strictness: NonNegative = Field(
+        1.0,
+        description="Harmony = sqrt(p * IoU) * (1 - |p - IoU|)^strictness, p of the ground truth's class; "
+        "0: that both are high is enough. [ours]",
+    )
+    score_from: Fraction = Field(0.05, description="Class score from which a point counts for classification. [ours]")
+    iou_from: Fraction = Field(0.5, description="IoU from which a point counts for localisation. [ours]")
+    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`. [ours]")
 
 
 class TarSpec(Model):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tests.tid_core.distillers.real_batch import leaves
+from tests.tid_core.distillers.real_batch import inside_head, leaves
 
 
 def attempt(case: dict[str, Any]) -> list[dict[str, Any]]:
@@ -23,6 +23,7 @@ def attempt(case: dict[str, Any]) -> list[dict[str, Any]]:
         result.total.backward()
         given = {f"features/{level}": feature.grad for level, feature in enumerate(student.features)}
         given |= {f"heads/{name}": head.grad for name, head in student.head_outputs.items()}
+        given |= {f"towers/{index}": feature.grad for index, feature in enumerate(inside_head(student))}
         layers = {name: parameter.grad for name, parameter in distiller.named_parameters()}
         terms = {name: term.detach() for name, term in result.terms.items()}
         found.append({"terms": terms, "metrics": result.metrics, "given": given, "layers": layers})

@@ -3,7 +3,7 @@
 N images, L anchors over all levels, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tid_core.detectors.base import DenseDetector
 from tid_core.detectors.build import build_detector
-from tid_core.detectors.outputs import DenseOutputs, split_levels
+from tid_core.detectors.outputs import DenseOutputs, Towers, split_levels
 from tid_core.distillers import CombinedDistiller, Distiller, build_distiller
 from tid_core.spec import DataSpec, JobSpec
 
@@ -30,10 +30,12 @@ class Batch:
 
 
 def build_pair() -> tuple[DenseDetector, DenseDetector]:
-    """Both with 96 channels at strides 8, 16 and 32, three classes, one anchor per location."""
+    """Both with 96 channels at strides 8, 16 and 32, three classes, one anchor per location, towers of two
+    convolutions whose features are kept after the first."""
     torch.manual_seed(0)
     student = build_detector("gfl_conv5_tiny", num_classes=3, data=DATA).train()
     teacher = build_detector("gfl_conv10_small", num_classes=3, data=DATA).eval().requires_grad_(False)
+    student.tap = teacher.tap = 1
     return student, teacher
 
 
@@ -91,11 +93,24 @@ def _with_noise(
 
 
 def leaves(outputs: DenseOutputs) -> DenseOutputs:
-    """The same with features and heads that gather gradients."""
+    """The same with features, heads and features inside the heads that gather gradients."""
     heads = {name: head.detach().clone().requires_grad_() for name, head in outputs.head_outputs.items()}
     logits_NLK = heads.get("cls_logits", outputs.logits_NLK)
     features = [feature.detach().clone().requires_grad_() for feature in outputs.features]
-    return replace(outputs, features=features, head_outputs=heads, logits_NLK=logits_NLK)
+    towers = on_towers(outputs.towers, lambda feature: feature.detach().clone().requires_grad_())
+    return replace(outputs, features=features, head_outputs=heads, logits_NLK=logits_NLK, towers=towers)
+
+
+def on_towers(towers: Towers | None, change: Callable[[Tensor], Tensor]) -> Towers | None:
+    """The same with each level's features changed."""
+    if towers is None:
+        return None
+    return Towers(towers.convs, *([change(f) for f in task] for task in (towers.classification, towers.regression)))
+
+
+def inside_head(outputs: DenseOutputs) -> list[Tensor]:
+    """The features inside the head, where they are kept."""
+    return [] if outputs.towers is None else [*outputs.towers.classification, *outputs.towers.regression]
 
 
 def part(batch: Batch, images: Sequence[int]) -> Batch:
@@ -110,6 +125,7 @@ def part(batch: Batch, images: Sequence[int]) -> Batch:
             logits_NLK=side.logits_NLK[pick],
             boxes_NL4=side.boxes_NL4[pick],
             head_outputs={name: head[pick] for name, head in side.head_outputs.items()},
+            towers=on_towers(side.towers, lambda feature: feature[pick]),
         )
 
     return Batch(cut(batch.student), cut(batch.teacher), [batch.targets[image] for image in images])
@@ -132,8 +148,10 @@ def fill_padding(outputs: DenseOutputs, generator: torch.Generator) -> DenseOutp
 
 
 def gradient_in_padding(outputs: DenseOutputs) -> float:
-    """The largest gradient there, of features and heads, after a backward pass over `leaves`."""
-    found = [f.grad * ~v[:, None] for f, v in zip(outputs.features, outputs.valid, strict=True) if f.grad is not None]
+    """The largest gradient there, of features, heads and inside of them, after a backward pass over `leaves`."""
+    maps = [*zip(outputs.features, outputs.valid, strict=True)]
+    maps += zip(inside_head(outputs), outputs.valid * 2, strict=outputs.towers is not None)
+    found = [f.grad * ~v[:, None] for f, v in maps if f.grad is not None]
     for head_NLE in outputs.head_outputs.values():
         if head_NLE.grad is not None:
             by_level = split_levels(head_NLE.grad.abs().amax(dim=2), outputs.grid)

@@ -14,6 +14,7 @@ from tid_core.detectors.atss_matcher import assign
 from tid_core.detectors.base import DenseDetector
 from tid_core.detectors.build import build_detector
 from tid_core.detectors.one_anchor import BINS
+from tid_core.distillers.answers import MIN_SIDE
 from tid_core.distillers.bckd import BckdDistiller
 from tid_core.methods import BckdSpec
 from tid_core.truth import pad_truth
@@ -74,7 +75,8 @@ def slow_terms(batch: Batch, student: DenseDetector, bckd: BckdSpec) -> dict[str
             classes += a**bckd.beta * -(t * math.log(s) + (1 - t) * math.log(1 - s))
         boxes_here = boxes[image, place].tolist(), batch.teacher.boxes_NL4[image, place].tolist()
         weight = max(apart) if bckd.box_points == "difference" else max(goal)
-        boxes_sum += weight * (1 - _overlap(*boxes_here, "giou")[1])
+        if min(boxes_here[1][2] - boxes_here[1][0], boxes_here[1][3] - boxes_here[1][1]) > MIN_SIDE:
+            boxes_sum += weight * (1 - _overlap(*boxes_here, "giou")[1])
         scores += max(goal)
     count = positives if bckd.divisor == "positives" else scores
     assert positives > 1
