@@ -15,6 +15,7 @@ CASES = {
     "fcos, tid, micro-batches": {"training": {**STEPS, "accumulate": 2}},
     "retinanet, tid, average": {"student": {"detector": "retinanet_conv5_tiny"}, "training": {**STEPS, "ema": True}},
     "gfl, fitnet": {"student": {"detector": "gfl_conv5_tiny"}, "method": "fitnet"},
+    "gfl, crosskd": {"student": {"detector": "gfl_conv5_tiny"}, "method": "crosskd"},
     "atss, standardised": {"student": {"detector": "atss_conv5_tiny"}, "tid": {"distance": "standardised_mse"}},
 }
 
