@@ -49,7 +49,7 @@ BUILDERS: dict[str, Callable[[JobSpec, DenseDetector, DenseDetector], Distiller]
 def build_distiller(
     spec: JobSpec, student: DenseDetector, teacher: DenseDetector, class_index_K: Tensor | None = None
 ) -> Distiller | CombinedDistiller | None:
-    """The loss of `spec.method`; None for `none`.
+    """The loss of `spec.method`; None for `none`. Where it looks into the heads, both are set to keep what is there.
 
     Args:
         class_index_K: the student's classes among the teacher's outputs; None = the same classes.
@@ -60,6 +60,8 @@ def build_distiller(
     parts: dict[str, Distiller] = {name: BUILDERS[name](spec, student, teacher) for name in spec.methods}
     for part in parts.values():
         part.class_index_K = class_index_K
+        if part.tap is not None:
+            student.tap = teacher.tap = part.tap
     if len(parts) > 1:
         return CombinedDistiller(parts)
     return next(iter(parts.values()), None)

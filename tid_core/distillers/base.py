@@ -41,7 +41,7 @@ class Distiller(nn.Module, ABC):
     progress: float = 0.0
     """How much of the run is done, 0..1, for losses that change over it; the training sets it before each step."""
     tap: int | None = None
-    """What the training sets as the `tap` of student and teacher: whether, and where, the loss looks into the heads."""
+    """Where, if at all, the loss looks into the heads: what `build_distiller` sets as the `tap` of both detectors."""
     class_index_K: Tensor | None = None
     """The student's classes among the teacher's own outputs; None = the same. For losses that run its head."""
 
@@ -95,11 +95,6 @@ class CombinedDistiller(nn.Module):
     def progress(self, done: float) -> None:
         for part in self.named().values():
             part.progress = done
-
-    @property
-    def tap(self) -> int | None:
-        """As of `Distiller`: that of the part which has one."""
-        return next((part.tap for part in self.named().values() if part.tap is not None), None)
 
     def named(self) -> dict[str, Distiller]:
         return {name: part for name, part in self.parts.items() if isinstance(part, Distiller)}

@@ -10,7 +10,7 @@ from tid_core.data.sampler import num_batches
 from tid_core.detectors.base import DenseDetector
 from tid_core.detectors.build import build_detector, build_teacher
 from tid_core.detectors.inherit import inherit_parts
-from tid_core.distillers import CombinedDistiller, Distiller, build_distiller
+from tid_core.distillers import build_distiller
 from tid_core.events import Reporter, TrainingFailure, Warned
 from tid_core.plan import RunPlan
 from tid_core.ranks import num_ranks
@@ -52,7 +52,7 @@ def build_parts(plan: RunPlan, precision: Precision, report: Reporter) -> Parts:
         report(Warned(code="inherit_ignored", detail="student.inherit needs a teacher; this run has none"))
     seed_all(spec.training.seed, "adapters")
     try:
-        distiller = _distiller(spec, student, teacher) if teacher is not None else None
+        distiller = build_distiller(spec, student, teacher.detector, teacher.index_K) if teacher is not None else None
     except ValueError as error:
         raise TrainingFailure("pair_unfit", str(error)) from error
     module = TrainingStep(student, distiller, spec.loss, precision)
@@ -125,12 +125,6 @@ def _teacher(plan: RunPlan, classes: list[str], student: DenseDetector, precisio
         raise TrainingFailure("checkpoint_invalid", f"teacher: {error}") from error
     inherit_parts(student, detector, plan.spec.student.inherit, index_K)
     return Teacher(detector, index_K, precision)
-
-
-def _distiller(spec: JobSpec, student: DenseDetector, teacher: Teacher) -> Distiller | CombinedDistiller | None:
-    distiller = build_distiller(spec, student, teacher.detector, teacher.index_K)
-    student.tap = teacher.detector.tap = distiller.tap if distiller is not None else None
-    return distiller
 
 
 def check_same_job(spec: JobSpec, saved: JobSpec) -> None:
