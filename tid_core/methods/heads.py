@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tid_core.fields import Count, Fraction, Model, NonNegative
+from tid_core.fields import Count, Fraction, Model, NonNegative, Positive
 
 Temperature = Annotated[float, Field(ge=0.1, le=100.0)]
 """What logits are divided by: below 1 distributions get sharper, above it flatter."""
@@ -122,4 +122,29 @@ class TbdSpec(Model):
 class TarSpec(Model):
     """Task adaptive regularization. Fields marked [ours] reconstruct what is not available."""
 
-    weight: NonNegative = Field(1.0, description="Weight of the terms.")
+    weight: NonNegative = Field(1.0, description="Weight of the three terms at the beginning of the run.")
+    feature_weight: NonNegative = Field(4.0, description="Weight of the feature difference around objects. [ours]")
+    class_weight: NonNegative = Field(
+        0.5, description="Weight of the class distance from the teacher inside ground truths. [ours]"
+    )
+    box_weight: NonNegative = Field(1.0, description="Weight of the distance of the boxes from the teacher's. [ours]")
+    bell_width: Positive = Field(
+        2.0,
+        description="Of the Gaussian in each ground truth, in half sides: it is exp(-1 / width^2) in the middle of a "
+        "side. [ours]",
+    )
+    adaptive: bool = Field(
+        True, description="Classes and boxes only where the teacher's are better; false: wherever there are objects."
+    )
+    iou_from: Fraction = Field(
+        0.5, description="IoU with a ground truth that the teacher's box must have to be learnt. [ours]"
+    )
+    box_distance: Literal["giou", "smooth_l1"] = Field(
+        "giou", description="giou: 1 - GIoU of the two boxes; smooth_l1: of their corners, in strides. [ours]"
+    )
+    decay: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="How the weight of all terms falls over the run. [ours]"
+    )
+    decay_end: float = Field(1.0, gt=0.0, le=1.0, description="Share of the run after which it falls no more. [ours]")
+    decay_to: Fraction = Field(0.0, description="What is left of the weight then. [ours]")
+    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`. [ours]")

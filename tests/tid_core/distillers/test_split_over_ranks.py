@@ -21,6 +21,7 @@ from tid_core.distillers import BUILDERS
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "tid": [{}, {"norm": "global_mean", "distance": "standardised_mse"}, {"norm": "batch_sum", "distance": "mse"}],
     "fitnet": [{}, {"distance": "mse"}],
+    "tar": [{}, {"adaptive": False, "box_distance": "smooth_l1", "distance": "mse"}],
     "cwd": [{}, {"standardise": True}],
     "mgd": [{"hidden": 0.0}],  # each rank draws masks of its own
 }

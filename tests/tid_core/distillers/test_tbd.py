@@ -26,7 +26,8 @@ def test_by_hand(make_outputs: Callable[..., Any]) -> None:
 
     Harmony: sqrt(.4) * .7, .4, sqrt(.04) * .04 = .008 and 0. Classification: .8, .4, 0 (below .05), 0. Localisation:
     .5, 0 (below .5), 1, 0. Squared differences 1, 2, 3, 4 in one of two channels: classification (.4 + .4) / 1.2,
-    localisation (.25 + 1.5) / 1.5. The student gives class 1 a probability of .2 at the second point instead of .4, and is otherwise the teacher.
+    localisation (.25 + 1.5) / 1.5. The student gives class 1 a probability of .2 at the second point instead of .4, and
+    is otherwise the teacher.
     """
     truth, half, less, miss = [0.0, 0, 10, 10], [0.0, 0, 5, 10], [0.0, 0, 4, 10], [90.0, 90, 99, 99]
     taught = torch.tensor([[[0.3, 0.8], [0.3, 0.4], [0.3, 0.04], [0.3, 0.9]]])
