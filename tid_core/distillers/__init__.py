@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from tid_core.detectors.base import DenseDetector
-from tid_core.distillers import bckd, crosskd, cwd, defeat, fgfi, frs, ld, mgd, pkd
+from tid_core.distillers import bckd, crosskd, cwd, defeat, fgd, fgfi, frs, ld, mgd, pgd, pkd, tar, tbd
 from tid_core.distillers.base import CombinedDistiller, Distiller, DistillResult
 from tid_core.distillers.fitnet import FitnetDistiller
 from tid_core.distillers.schedule import schedule_weight
@@ -37,12 +37,16 @@ BUILDERS: dict[str, Callable[[JobSpec, DenseDetector, DenseDetector], Distiller]
     "fgfi": fgfi.build,
     "mgd": mgd.build,
     "defeat": defeat.build,
+    "fgd": fgd.build,
     "cwd": cwd.build,
     "pkd": pkd.build,
     "frs": frs.build,
+    "pgd": pgd.build,
     "ld": ld.build,
     "crosskd": crosskd.build,
     "bckd": bckd.build,
+    "tbd": tbd.build,
+    "tar": tar.build,
 }
 
 

@@ -20,14 +20,12 @@ from tid_core.catalogue import DetectorInfo
 from tid_core.detectors.base import DenseDetector
 from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.base import Distiller, DistillResult, check_outputs
+from tid_core.distillers.context import NOWHERE
 from tid_core.distillers.distances import standardise
 from tid_core.distillers.means import level_result, weighted_means
 from tid_core.methods import CwdSpec
 from tid_core.spec import JobSpec
 from tid_core.truth import Targets
-
-NOWHERE = -1e9
-"""What a point of the padding has in place of its feature. Finite: an image may have no other points."""
 
 
 class CwdDistiller(Distiller):

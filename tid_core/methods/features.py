@@ -46,7 +46,21 @@ class DefeatSpec(Model):
 class FgdSpec(Model):
     """Focal and global distillation: attention over points and channels, and the relation of all points."""
 
-    weight: NonNegative = Field(1.0, description="Weight of the terms.")
+    weight: NonNegative = Field(1.0, description="Weight of all four terms together.")
+    foreground_weight: NonNegative = Field(
+        0.4, description="alpha: of the difference in each object, a mean over its points. [ours: of no sum]"
+    )
+    background_weight: NonNegative = Field(
+        0.2, description="beta: of the mean difference outside of objects. [ours: of no sum]"
+    )
+    attention_weight: NonNegative = Field(
+        0.8, description="gamma: of the mean difference of the attention to points and to channels. [ours: of no sum]"
+    )
+    relation_weight: NonNegative = Field(
+        2.0, description="lambda: of the mean difference with global context. [ours: of no sum]"
+    )
+    temperature: Positive = Field(0.5, description="T: divides mean sizes before the softmax of attention. [paper]")
+    distance: Literal["normalised_mse", "mse"] = Field("normalised_mse", description="As `tid.distance`. [ours]")
 
 
 class MgdSpec(Model):
