@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -14,10 +14,11 @@ from api.sweep_schemas import PlannedJob, Sweep, SweepDryRun
 from api.sweep_views import sweep_full
 from api.validation import field_problems
 from store import datasets, sweeps
-from store.models import Json
 from tid_core.sweep import InvalidPoint, SweepInvalid, SweepJob, SweepSpec, expand, in_points, locate
 
 MAX_PROBLEMS = 100
+"""Of one answer, and of one point."""
+Problem = TypeVar("Problem", bound=FieldProblem)
 _Choice = tuple[int, ...]
 
 
@@ -77,21 +78,21 @@ def _expanded(sweep: SweepSpec) -> list[SweepJob]:
     except SweepInvalid as error:
         problems = [FieldProblem.model_validate(problem.model_dump()) for problem in error.problems]
         problems += _of_points(sweep, error.points, error.num_points)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        if len(problems) > MAX_PROBLEMS:
+            count = f"more than {MAX_PROBLEMS} problems"
         code = problems[0].code if error.problems and len(problems) == 1 else "sweep_invalid"
         detail = f"the sweep has {count}: {problems[0].field}: {problems[0].detail}"
         raise ProblemError(422, code, detail, errors=problems[:MAX_PROBLEMS]) from error
 
 
 def _of_points(sweep: SweepSpec, points: Iterable[InvalidPoint], num_points: int) -> list[FieldProblem]:
-    found = [
-        (problem, point.choice)
-        for point in points
-        for problem in field_problems(
-            [{**one, "loc": ("body", *one["loc"])} for one in point.error.errors(include_url=False)], point.document
-        )
-    ]
-    return [FieldProblem.model_validate(one.model_dump()) for one in _merged(sweep, found, num_points)]
+    found = []
+    for point in points:
+        errors = point.error.errors(include_url=False, include_input=False)[: MAX_PROBLEMS + 1]
+        located = [{**one, "loc": ("body", *one["loc"])} for one in errors]
+        found += [(problem, point.choice) for problem in field_problems(located, point.document)]
+    return _merged(sweep, found, num_points)
 
 
 def _reviews(planned: Sequence[SweepJob], parts: Parts, *, session: Session) -> list[Review]:
@@ -99,12 +100,10 @@ def _reviews(planned: Sequence[SweepJob], parts: Parts, *, session: Session) -> 
 
 
 def _problems(sweep: SweepSpec, planned: Sequence[SweepJob], reviews: Sequence[Review]) -> list[SpecProblem]:
-    """What the preflight says of all jobs. A baseline has nothing to say that its points do not say as well."""
-    points = [(job, review) for job, review in zip(planned, reviews, strict=True) if job.baseline is not None]
-    points += [(job, review) for job, review in zip(planned, reviews, strict=True) if job.baseline is None]
-    found = [(problem, job.choice) for job, review in points for problem in review.problems]
-    merged = _merged(sweep, found, len({job.choice for job in planned}))
-    problems = [one if isinstance(one, SpecProblem) else SpecProblem(**dict(one), severity="error") for one in merged]
+    """What the preflight says of all jobs, errors first."""
+    checked = zip(planned, reviews, strict=True)
+    found = [(problem, job.choice) for job, review in checked for problem in review.problems]
+    problems = _merged(sweep, found, len({job.choice for job in planned}))
     return sorted(problems, key=lambda problem: problem.severity)
 
 
@@ -112,9 +111,9 @@ def _errors(problems: Iterable[SpecProblem]) -> list[SpecProblem]:
     return [problem for problem in problems if problem.severity == "error"]
 
 
-def _merged(sweep: SweepSpec, found: Iterable[tuple[FieldProblem, _Choice]], num_points: int) -> list[FieldProblem]:
+def _merged(sweep: SweepSpec, found: Iterable[tuple[Problem, _Choice]], num_points: int) -> list[Problem]:
     """Each problem once, placed in the sweep, with the points that have it if not all do."""
-    choices: dict[str, dict[_Choice, tuple[FieldProblem, str]]] = {}
+    choices: dict[str, dict[_Choice, tuple[Problem, str]]] = {}
     for problem, choice in found:
         parts = [part.replace("~1", "/").replace("~0", "~") for part in problem.field.split("/")[1:]]
         placed = problem.model_copy(update={"field": locate(sweep, choice, parts)})
@@ -147,7 +146,7 @@ def _rows(planned: Sequence[SweepJob], reviews: Sequence[Review], *, session: Se
             point=job.values,
             baseline=job.baseline,
             dataset_id=review.dataset.id,
-            warnings=list[Json](review.warnings),
+            warnings=review.warnings,
         )
         for job, review in zip(planned, reviews, strict=True)
         if review.dataset is not None
