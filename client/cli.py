@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from client.commands import datasets, files, import_weights, jobs, local, recipes, submit, sweeps, watch
+from client.commands import datasets, explain, files, import_weights, jobs, local, recipes, submit, sweeps, watch
 from client.console import FAILED, INTERRUPTED, NO_SERVER, complain
 
 app = typer.Typer(
@@ -39,7 +39,7 @@ def options(
         os.environ["TID_URL"] = url
 
 
-for module in (local, submit, watch, jobs, files, recipes, import_weights):
+for module in (local, submit, watch, jobs, files, explain, recipes, import_weights):
     module.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(sweeps.app, name="sweep")

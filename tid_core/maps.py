@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tid_core.distillers.areas import REGIONS, Areas
+from tid_core.methods import TidSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +43,7 @@ def draw_maps(
     path: Path,
     *,
     size: tuple[int, int],
+    tid: TidSpec | None = None,
     index: int = 0,
     classes: Sequence[str] = (),
     title: str = "",
@@ -54,6 +57,7 @@ def draw_maps(
         target: `boxes` (M, 4) in pixels of the batch, `labels` (M,), optionally `iscrowd` (M,; drawn dashed).
         path: the folder must exist.
         size: (height, width) the image had in the batch, without padding (`ImageList.image_sizes`).
+        tid: what the areas were found with. It sets the scale of the scores, so that pictures can be compared.
         index: its place in the batch.
         classes: names for the labels; without them boxes are not named.
         note: a smaller line under the title.
@@ -68,11 +72,14 @@ def draw_maps(
     figure = Figure(figsize=(6 * width + 1.6, rows * PANEL_INCHES + 1.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     grid: Any = figure.subplots(rows, 6, squeeze=False)
+    tid = tid or TidSpec()
     layers = _layers(areas, index)
     shown = None
     for row in range(rows):
-        shown = _draw_row(grid[row], panel, {name: maps[row] for name, maps in layers.items()}, areas, row)
-    _decorate(figure, grid, shown, title or "Where the student listens to its teacher", note)
+        level = {name: maps[row] for name, maps in layers.items()}
+        shown = _draw_row(grid[row], panel, level, areas, row, best_score(tid))
+    _decorate(figure, grid, title or "Where the student listens to its teacher", note)
+    _score_bar(figure, grid, shown, tid)
     figure.savefig(path)
 
 
@@ -90,8 +97,17 @@ def _layers(areas: Areas, index: int) -> dict[str, list[Tensor]]:
     return {name: areas.split(map_P.cpu()) for name, map_P in maps.items()}
 
 
-def _draw_row(axes: Any, panel: _Panel, layers: Mapping[str, Tensor], areas: Areas, level: int) -> Any:
+def best_score(tid: TidSpec) -> float:
+    """The highest score that a point can have."""
+    of_class = max(tid.cls_right, tid.cls_unsure, tid.cls_wrong) if tid.cls_score != "prob" else 1.0
+    of_box = max(tid.score_pos, tid.score_mid, tid.score_neg)
+    return {"both": of_class * of_box, "cls": of_class, "reg": of_box}[tid.tasks]
+
+
+def _draw_row(axes: Any, panel: _Panel, layers: Mapping[str, Tensor], areas: Areas, level: int, top: float) -> Any:
     """One level; returns a score image, for the colour bar."""
+    from matplotlib.colors import PowerNorm
+
     for ax in axes:
         _backdrop(ax, panel)
     # Cells part the padded batch as the grid does, and so a coarse level's may be smaller than its stride.
@@ -107,16 +123,18 @@ def _draw_row(axes: Any, panel: _Panel, layers: Mapping[str, Tensor], areas: Are
     )
     shares = [f"{name} {_share(layers['regions'] == r, layers):.0f}" for r, name in enumerate(REGIONS)]
     _note(axes[3], ", ".join(shares) + " %")
-    top = float(torch.maximum(areas.score_teacher_NP, areas.score_student_NP).max())
+    # The root keeps the low scores apart: 0.16 and 0.8 would look alike beside 4.
+    norm = PowerNorm(0.5, vmin=0, vmax=top)
     for ax, name in ((axes[4], "teacher"), (axes[5], "student")):
-        shown = ax.imshow(layers[name].numpy(), cmap="cividis", vmin=0, vmax=top, alpha=0.85, **cells)
+        shown = ax.imshow(layers[name].numpy(), cmap="cividis", norm=norm, alpha=0.85, **cells)
         _boxes(ax, panel, named=False)
         _note(ax, f"mean {float(layers[name].nanmean()):.2f}")
     for ax in axes:
         ax.set_xlim(0, panel.size[1])
         ax.set_ylim(panel.size[0], 0)
     height, width = areas.grid[level]
-    axes[0].set_ylabel(f"stride {areas.strides[level]}\n{height} x {width}", fontsize=8)
+    stride = areas.strides[level]
+    axes[0].set_ylabel(f"P{log2(stride):.0f}, stride {stride}\n{height} x {width} points", fontsize=8)
     return shown
 
 
@@ -163,7 +181,7 @@ def _boxes(ax: "Axes", panel: _Panel, *, named: bool) -> None:
             ax.text(x1, y1, panel.classes[label], fontsize=6, va="bottom", color="black", bbox=tag, clip_on=True)
 
 
-def _decorate(figure: "Figure", grid: Any, scores: Any, title: str, note: str) -> None:
+def _decorate(figure: "Figure", grid: Any, title: str, note: str) -> None:
     from matplotlib.patches import Patch
 
     columns = ("input, ground truth", "key", "weak", "regions", "score of the teacher", "score of the student")
@@ -177,7 +195,17 @@ def _decorate(figure: "Figure", grid: Any, scores: Any, title: str, note: str) -
     patches = [Patch(facecolor=colour, label=name) for name, colour in meanings.items()]
     patches.append(Patch(facecolor="none", edgecolor=TRUTH, label="ground truth"))
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=8, frameon=False)
-    bar = figure.colorbar(scores, ax=list(grid[:, 4:].flat), shrink=0.8, pad=0.01)
-    bar.set_label("class score x box score", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
     figure.suptitle(f"{title}\n{note}" if note else title, fontsize=11)
+
+
+def _score_bar(figure: "Figure", grid: Any, scores: Any, tid: TidSpec) -> None:
+    """The scale, with a line at the score above which a point is key."""
+    top = best_score(tid)
+    bar = figure.colorbar(scores, ax=list(grid[:, 4:].flat), shrink=0.8, pad=0.01)
+    bar.set_ticks([tick for tick in (0, 0.2, 0.5, 1, 2, 3, 4, 6, 8) if tick <= top])
+    bar.ax.tick_params(labelsize=7)
+    bar.ax.minorticks_off()
+    factors = {"both": "class score x box score", "cls": "class score", "reg": "box score"}[tid.tasks]
+    if 0 < tid.tau_key < top:
+        bar.ax.axhline(tid.tau_key, color="white", linewidth=1.6)
+    bar.set_label(f"{factors}; key above {tid.tau_key:g} (line)", fontsize=8)

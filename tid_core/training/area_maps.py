@@ -55,11 +55,12 @@ class AreaMaps:
         images, (resized,) = student.transform([image.to(device)], [boxes])
         with self.precision.autocast():
             outputs = student.dense_forward(images)
+        tid = spec.tid if "tid" in spec.methods else TidSpec()
         areas = find_areas(
             outputs,
             teacher(images),
             [resized],
-            spec.tid if "tid" in spec.methods else TidSpec(),
+            tid,
             student_matcher=student.matcher_thresholds,
             teacher_matcher=teacher.detector.matcher_thresholds,
         )
@@ -67,8 +68,8 @@ class AreaMaps:
         path.parent.mkdir(parents=True, exist_ok=True)
         on_cpu = {key: value.cpu() for key, value in resized.items()}
         title, note = _words(self.parts.val.record(index).file_name, epoch, spec)
-        size = images.image_sizes[0]
-        draw_maps(image, areas, on_cpu, path, size=size, classes=self.parts.classes, title=title, note=note)
+        size, classes = images.image_sizes[0], self.parts.classes
+        draw_maps(image, areas, on_cpu, path, size=size, tid=tid, classes=classes, title=title, note=note)
         return path
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from tid_core.distillers.areas import find_areas
-from tid_core.maps import draw_maps
+from tid_core.maps import best_score, draw_maps
 from tid_core.methods import TidSpec
 
 VERMILLION, BLUE = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)
@@ -45,3 +46,23 @@ def test_the_regions_are_in_the_picture(make_scene: Callable[..., Any], tmp_path
 def test_matplotlib_is_imported_only_to_draw() -> None:
     program = "import sys, tid_core.maps; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "best"),
+    [({}, 4), ({"tasks": "reg"}, 2), ({"tasks": "cls", "cls_right": 3}, 3), ({"cls_score": "prob"}, 2)],
+)
+def test_the_scale_of_scores_is_that_of_the_settings(settings: dict[str, Any], best: float) -> None:
+    """Of this epoch and the next one alike, so that their pictures can be compared."""
+    assert best_score(TidSpec(**settings)) == best
+
+
+def test_a_note_has_room_of_its_own(make_scene: Callable[..., Any], tmp_path: Path) -> None:
+    scene = make_scene(seed=1)
+    areas = find_areas(scene.student, scene.teacher, scene.targets, TidSpec())
+    image = torch.zeros(3, 90, 75)
+    for name, note in (("plain", ""), ("noted", "by default settings")):
+        draw_maps(image, areas, scene.targets[0], tmp_path / f"{name}.png", size=(48, 40), title="x", note=note)
+    plain, noted = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")) for name in ("plain", "noted"))
+    inked = [int((pixels[:50] < 128).any(1).sum()) for pixels in (plain, noted)]
+    assert inked[1] > inked[0]
