@@ -23,7 +23,7 @@ _WIDTH = 40
 ENDED = ("succeeded", "failed", "cancelled")
 
 
-def follow_sweep(client: Client, sweep_id: str, *, poll: float = POLL_SECONDS) -> int:
+def follow_sweep(client: Client, sweep_id: str) -> int:
     """Show the sweep until its last job has ended; the exit code that says how."""
     console = out()
     told: dict[str, int] = {}
@@ -33,7 +33,7 @@ def follow_sweep(client: Client, sweep_id: str, *, poll: float = POLL_SECONDS) -
                 live.update(board(sweep), refresh=True)
             elif sweep.counts != told:
                 told = _tell(console, sweep)
-            time.sleep(poll)
+            time.sleep(POLL_SECONDS)
     return _tell_end(sweep)
 
 

@@ -181,7 +181,7 @@ def print_report(report: SweepReport) -> None:
         out().print(f"[yellow]not complete:[/] {report.done} of {report.total} jobs have ended", soft_wrap=True)
     lost = sum(run.state in ("failed", "cancelled") for row in report.rows for run in row.runs)
     if lost:
-        out().print(f"[yellow]{lost} jobs[/] have failed or were cancelled, and do not count", soft_wrap=True)
+        out().print(f"[yellow]failed or cancelled:[/] {lost} of {report.total} jobs; they do not count", soft_wrap=True)
 
 
 def _cells(row: SweepRow) -> list[str]:
