@@ -73,6 +73,11 @@ class TeacherSpec(Model):
     weights: FileWeights | JobWeights | Text = Field(
         description="A torchvision weights name, {file: path} or {job: id, checkpoint: best}."
     )
+    cache: bool = Field(
+        False,
+        description="Keep its outputs on disk until the run ends, to compute each once. Needs images that look the "
+        "same in every epoch: data.flip 0, photometric 0, no scale_jitter, one min_size.",
+    )
 
     @model_validator(mode="after")
     def _has_a_detector(self) -> Self:

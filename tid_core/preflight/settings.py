@@ -26,9 +26,31 @@ def check_settings(spec: JobSpec) -> Iterator[Problem]:
             expected=f"the smaller factor first: [{jitter[1]:g}, {jitter[0]:g}]",
         )
     yield from _maps(spec)
+    yield from _teacher_cache(spec)
     yield from _distillation(spec)
     yield from _learning_rate(spec)
     yield from _gpus(spec)
+
+
+def _teacher_cache(spec: JobSpec) -> Iterator[Problem]:
+    """What a teacher said of an image is kept for images that it will see again."""
+    if spec.teacher is None or not spec.teacher.cache:
+        return
+    data = spec.data
+    moving = {
+        "flip": (data.flip > 0, f"flip {data.flip:g} shows an image in two ways", "0"),
+        "photometric": (data.photometric > 0, f"photometric {data.photometric:g} gives it new colours each time", "0"),
+        "scale_jitter": (data.scale_jitter is not None, "scale_jitter zooms it anew each time", "null"),
+        "min_size": (len(data.min_size) > 1, f"min_size has {len(data.min_size)} sizes", "one size"),
+    }
+    for name, (moves, detail, expected) in moving.items():
+        if moves:
+            yield Problem(
+                code="cache_unfit",
+                field=f"/data/{name}",
+                detail=f"teacher.cache keeps the teacher's outputs of pixels that come again, but {detail}",
+                expected=f"{expected}, or teacher.cache: false",
+            )
 
 
 def _gpus(spec: JobSpec) -> Iterator[Problem]:

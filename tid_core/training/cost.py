@@ -37,11 +37,11 @@ class TeacherClock:
             yield
             self._seconds += perf_counter() - start
         elif self._watching:
-            events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            events[0].record()
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            first.record()
             yield
-            events[1].record()
-            self._events.append(events)
+            last.record()
+            self._events.append((first, last))
         else:
             yield
 

@@ -149,6 +149,7 @@ def check_same_job(spec: JobSpec, saved: JobSpec) -> None:
 
 
 _MAY_DIFFER = {
+    "teacher.cache",
     "training.lr_scaling",
     "training.threads",
     "training.device",

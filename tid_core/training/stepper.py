@@ -24,10 +24,13 @@ from tid_core.training.setup import Parts
 from tid_core.training.shared import average, average_gradients, running_statistics
 from tid_core.training.state import Live
 from tid_core.training.step import StepLosses
+from tid_core.training.teacher_cache import TeacherCache
 
 
 class Stepper:
-    def __init__(self, parts: Parts, live: Live, spec: JobSpec, precision: Precision) -> None:
+    def __init__(
+        self, parts: Parts, live: Live, spec: JobSpec, precision: Precision, cache: TeacherCache | None = None
+    ) -> None:
         self.parts = parts
         self.live = live
         self.spec = spec
@@ -40,6 +43,7 @@ class Stepper:
         distils = parts.module.distiller is not None and spec.loss.distill > 0
         self.guard = DistillationGuard(self.probes) if distils else None
         self.clock = TeacherClock(self.device)
+        self.cache = cache
         self.lr = 0.0
         """Of the step taken last."""
 
@@ -95,14 +99,14 @@ class Stepper:
     def _forward(self, batch: Batch, weight: float) -> StepLosses:
         with torch.no_grad():
             images, targets = self.parts.student.transform(*to_device(batch, self.device))
-        losses: StepLosses = self.module(images, targets, self._teach(images), weight)
+        losses: StepLosses = self.module(images, targets, self._teach(images, batch), weight)
         return losses
 
-    def _teach(self, images: ImageList) -> DenseOutputs | None:
+    def _teach(self, images: ImageList, batch: Batch) -> DenseOutputs | None:
         if self.parts.teacher is None or self.parts.module.distiller is None:
             return None
         with self.clock.teaching():
-            return self.parts.teacher(images)
+            return self.cache(images, batch[0]) if self.cache is not None else self.parts.teacher(images)
 
     def _look(self, losses: StepLosses, distill: Tensor, weight: float, *, measure: bool) -> dict[str, Tensor]:
         """Guard and gradient ratio, while the graph is there."""

@@ -7,6 +7,7 @@ from tid_core.detectors.base import DenseDetector
 from tid_core.events import Finished, Progress, Reporter, ResumeState, Started
 from tid_core.plan import RunPlan
 from tid_core.ranks import from_first, is_first, num_ranks, rank
+from tid_core.training.cache_setup import open_cache
 from tid_core.training.cost import peak_memory
 from tid_core.training.ema import Ema
 from tid_core.training.examiner import Examiner
@@ -39,7 +40,8 @@ class Trainer:
         optimizer = build_optimizer(module, training)
         self.live = Live(module, optimizer, precision.scaler(), ema, Window(), Position())
         self.position = self.live.position
-        self.stepper = Stepper(self.parts, self.live, self.spec, precision)
+        self.cache = open_cache(self.parts, self.spec, plan.out_dir, report)
+        self.stepper = Stepper(self.parts, self.live, self.spec, precision, self.cache)
         self.loader = EpochLoader(
             self.parts.train,
             batch_size=training.batch_size,
@@ -75,6 +77,8 @@ class Trainer:
             return Finished(outcome="stopped")
         finally:
             self.loader.close()
+            if self.cache is not None:
+                self.cache.delete()
         return Finished(outcome="succeeded")
 
     def _resume(self) -> list[str]:
@@ -153,6 +157,8 @@ class Trainer:
             values |= {"throughput/images_per_second": self.pace.speed, "time/step_seconds": of_step}
             if self.parts.module.distiller is not None and of_teacher is not None:
                 values["time/teacher_share"] = min(1.0, of_teacher / of_step)
+        if self.cache is not None and (share := self.cache.hit_share()) is not None:
+            values["teacher/cache_hit_share"] = share
         return values
 
     def _finish_epoch(self) -> None:
