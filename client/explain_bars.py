@@ -50,10 +50,13 @@ def draw_classes(rows: Sequence[ClassGain], path: Path, *, title: str) -> Path:
     axes.set_ylim(-0.7, max(4, len(chosen)) - 0.3)
     axes.set_xlabel("gain in AP points", fontsize=9, color=SOFT)
     column: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 8.5, "va": "center"}
-    axes.text(1.03, max(4, len(chosen)) + 0.1, "gain   alone → taught", color=SOFT, **column)
+    above = max(4, len(chosen)) + 0.1
+    axes.text(1.1, above, "gain", color=SOFT, ha="right", **column)
+    axes.text(1.13, above, "alone → taught", color=SOFT, ha="left", **column)
     for place, row in enumerate(chosen):
-        text = f"{100 * (row.gain or 0):+.1f}   {100 * (row.baseline or 0):.1f} → {100 * (row.student or 0):.1f}"
-        axes.text(1.03, place, text, color=INK, **column)
+        axes.text(1.1, place, _signed(100 * (row.gain or 0)), color=INK, ha="right", **column)
+        reached = f"{100 * (row.baseline or 0):.1f} → {100 * (row.student or 0):.1f}"
+        axes.text(1.13, place, reached, color=INK, ha="left", **column)
     _class_legend(figure, height, teacher=bool(marks))
     return save(figure, path)
 
@@ -140,7 +143,7 @@ def _draw_counts(axes: Axes, errors: Mapping[str, Mapping[str, ErrorFigures]], r
     width = 0.78 / max(len(roles), 1)
     largest = max((found.count for kinds in errors.values() for found in kinds.values()), default=1)
     axes.set_xscale("symlog", linthresh=1, linscale=0.4)
-    axes.set_xlim(-0.15, max(10, largest) * 2.6)
+    axes.set_xlim(-0.15, max(10, largest) * 4)
     for place, kind in enumerate(ERROR_KINDS):
         for row, role in enumerate(roles):
             found = errors[role].get(kind)
@@ -171,6 +174,11 @@ def _legend_below(figure: Figure, height: float, handles: list[Any]) -> None:
         handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9, labelcolor=INK,
         bbox_to_anchor=(0.5, 0.06 / height), columnspacing=1.8,
     )  # fmt: skip
+
+
+def _signed(value: float) -> str:
+    """+1.2, -0.3, and 0.0 without a sign."""
+    return f"{round(value, 1):+.1f}" if round(value, 1) else "0.0"
 
 
 def _short(name: str) -> str:

@@ -116,16 +116,20 @@ def _draw_ap(axes: Axes, student: Run, baseline: Run | None, teacher_ap: float |
 
 
 def _draw_gradients(axes: Axes, student: Run) -> None:
-    """Norms at the pyramid's outputs, of the two losses as they enter the total."""
+    """Norms of the two losses, as they enter the total, at the pyramid's outputs; for plain training of all weights."""
     plain_axes(axes)
     lines = {"task": ("grad/task", BLUE, "-"), "distillation": ("grad/distill", GREEN, (0, (4, 1.4)))}
     known = {name: line for name, line in lines.items() if _positive(student.steps.get(line[0], ()))}
+    if not known and _positive(student.steps.get("grad/norm", ())):
+        known = {"all weights": ("grad/norm", BLUE, "-")}
     for name, (metric, colour, dashes) in known.items():
-        x, y = zip(*_positive(student.steps[metric]), strict=True)
-        axes.plot(x, y, color=colour, linestyle=dashes, linewidth=2, marker="o", markersize=3.2, label=name)
+        points = _positive(student.steps[metric])
+        dot = "o" if len(points) < 40 else ""
+        style: dict[str, Any] = {"linestyle": dashes, "linewidth": 2 if dot else 1.4, "marker": dot, "markersize": 3.2}
+        axes.plot(*zip(*points, strict=True), color=colour, label=name, **style)
     _titled(axes, "gradient norms, student", "step", "L2 norm, log scale")
     if not known:
-        _say(axes, "no distillation, or no step measured yet")
+        _say(axes, "no step measured yet")
         return
     _log(axes, [value for metric, *_ in known.values() for _, value in _positive(student.steps[metric])])
     axes.legend(fontsize=8.5, frameon=False, labelcolor=INK, ncols=2, loc="upper right", borderaxespad=0.1)
