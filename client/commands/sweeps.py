@@ -43,6 +43,10 @@ app = typer.Typer(
     help="Many jobs at once, each beside the baseline of its seed: `tid sweep FILE` hands them in, `report` compares.",
     no_args_is_help=True,
 )
+_COLUMNS = ("runs", "AP", "AP50", "gain", "95 % interval", "wins", "GPU-s", "GPU-s/point")
+_LESSER = ("AP50", "wins", "GPU-s", "GPU-s/point")
+_WIDE = 110
+
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="Id, beginning of an id, or name of a sweep.")]
 
 
@@ -168,11 +172,18 @@ def report(
 
 
 def print_report(report: SweepReport) -> None:
-    numbers = ("runs", "AP", "AP50", "gain", "95 % interval", "wins", "GPU-s", "GPU-s/point")
-    table = plain_table("setting", *numbers, "", right=numbers)
+    """Where there is little room without the columns in `_LESSER`, which the CSV has as well."""
+    is_narrow = out().width < _WIDE
+    shown = [name for name in _COLUMNS if not (is_narrow and name in _LESSER)]
+    table = plain_table("setting", *shown, "", right=tuple(shown))
+    for column in table.columns[1:-1]:
+        column.no_wrap = True
     for row in report.rows:
-        table.add_row(*_cells(row))
+        cells = dict(zip(_COLUMNS, _cells(row), strict=True))
+        table.add_row(escaped(row.label), *(cells[name] for name in shown), escaped(_remarks(row)))
     out().print(table)
+    if is_narrow:
+        say(f"left out here, and in the CSV: {', '.join(_LESSER)}")
     if report.teacher_ap is not None:
         say(f"teacher: AP {ap(report.teacher_ap)}")
     if any(row.remark == "no difference shown" for row in report.rows):
@@ -185,14 +196,10 @@ def print_report(report: SweepReport) -> None:
 
 
 def _cells(row: SweepRow) -> list[str]:
+    """In the order of `_COLUMNS`."""
     several = "" if row.ap_sd is None else f" ± {100 * row.ap_sd:.1f}"
     known = row.gain_low is not None and row.gain_high is not None
-    against = "" if row.baseline in (None, "baseline") else f"against {row.baseline}"
-    remarks = [row.remark or "", against]
-    if row.gain_mean is None and row.role != "baseline":
-        remarks.insert(0, row.gain_reason or "")
     return [
-        escaped(row.label),
         f"{row.runs_done}/{row.runs_total}",
         f"{ap(row.ap_mean)}{several}",
         ap(row.ap50_mean),
@@ -201,8 +208,14 @@ def _cells(row: SweepRow) -> list[str]:
         f"{row.wins}/{row.pairs}" if row.pairs else "-",
         "-" if row.gpu_seconds is None else f"{row.gpu_seconds:,.0f}",
         "-" if row.extra_gpu_seconds_per_point is None else f"{row.extra_gpu_seconds_per_point:,.0f}",
-        escaped(", ".join(remark for remark in remarks if remark)),
     ]
+
+
+def _remarks(row: SweepRow) -> str:
+    unknown = row.gain_mean is None and row.role != "baseline"
+    against = "" if row.baseline in (None, "baseline") else f"against {row.baseline}"
+    remarks = [(row.gain_reason if unknown else row.remark) or "", against]
+    return ", ".join(remark for remark in remarks if remark)
 
 
 def _write_files(client: Client, report: SweepReport, folder: Path) -> None:
