@@ -35,7 +35,7 @@ def _word(path: str, value: Any, axes: Collection[str]) -> str:
     last = path.rpartition(".")[2]
     name = last if [other.rpartition(".")[2] for other in axes].count(last) == 1 else path
     if isinstance(value, dict):
-        inner = ",".join(f"{key}={_short(one)}" for key, one in value.items())
+        inner = ", ".join(f"{key}={_short(one)}" for key, one in value.items())
         return f"{name}({shortened(inner, _MAX_VALUE)})"
     return f"{name}={shortened(_short(value), _MAX_VALUE)}"
 
