@@ -2,14 +2,13 @@
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from store import sweeps
-from store.db import db_now
-from store.models import Attempt, Checkpoint, Job, Metric
+from store.cost import gpu_seconds
+from store.models import Checkpoint, Job, Metric
 from store.states import State
 from tid_core.sweep import SEED
 
@@ -38,7 +37,7 @@ def read_runs(sweep_id: str, *, session: Session) -> list[Run]:
     best = _best(of_sweep, session=session)
     ap50 = _values(of_sweep, "val/AP50", session=session)
     teacher = {job_id: value for (job_id, _), value in _values(of_sweep, "teacher/AP", session=session).items()}
-    seconds = _seconds(of_sweep, session=session)
+    seconds = gpu_seconds([job.id for job in jobs], session=session)
     runs = []
     for job in jobs:
         step, ap = best.get(job.id, (None, None))
@@ -49,7 +48,7 @@ def read_runs(sweep_id: str, *, session: Session) -> list[Run]:
                 ap=(job.best_ap if ap is None else ap) if counts else None,
                 ap50=ap50.get((job.id, step)) if counts and step is not None else None,
                 teacher_ap=teacher.get(job.id),
-                gpu_seconds=seconds.get(job.id, 0.0) * (job.run_facts or {}).get("processes", 1),
+                gpu_seconds=seconds[job.id],
             )
         )
     return runs
@@ -67,14 +66,3 @@ def _values(of_sweep: ColumnElement[bool], name: str, *, session: Session) -> di
     statement = select(Metric.job_id, Metric.step, Metric.value).join(Job, Job.id == Metric.job_id)
     rows = session.execute(statement.where(of_sweep, Metric.name == name, ~Metric.superseded).order_by(Metric.step))
     return {(job_id, step): value for job_id, step, value in rows}
-
-
-def _seconds(of_sweep: ColumnElement[bool], *, session: Session) -> dict[str, float]:
-    """Wall seconds of each job's attempts; of one that goes on, until now."""
-    now: datetime = session.scalars(select(db_now())).one()
-    statement = select(Attempt.job_id, Attempt.started_at, Attempt.ended_at).join(Job, Job.id == Attempt.job_id)
-    seconds: dict[str, float] = {}
-    for job_id, started_at, ended_at in session.execute(statement.where(of_sweep)):
-        spent = ((ended_at or now) - started_at).total_seconds()
-        seconds[job_id] = seconds.get(job_id, 0.0) + max(0.0, spent)
-    return seconds

@@ -101,6 +101,7 @@ def _print_facts(job: Job) -> None:
         ("cost", _cost(job)),
         ("baseline", job.baseline_job_id or ""),
         ("baseline of", job.twin_of or ""),
+        ("sweep", job.sweep_id or ""),
         ("created", f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC"),
     ]
     facts += [("warning", f"[yellow]{escaped(warning.detail)}[/]") for warning in job.warnings]

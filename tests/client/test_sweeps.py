@@ -99,6 +99,7 @@ def test_the_whole_life_of_a_sweep_on_the_command_line(tid, client, file, docume
     assert "0/4" in next(line for line in tid("sweep", "list").out.splitlines() if sweep_id in line)
     for job in client.sweep(sweep_id).jobs[:3]:
         work(database, job.id, {"baseline": 0.4, "tid": 0.5}[job.label])
+    assert sweep_id in tid("show", f"{name} tid seed=0").out
     shown = tid("sweep", "show", name).out
     assert "3/4 jobs done (1 queued, 3 succeeded)" in shown
     assert "baseline" in shown
