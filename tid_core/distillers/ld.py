@@ -6,13 +6,14 @@ For an anchor, with the sides' distributions softmax(z / T), LD = T^2 KL(teacher
 
     box      = .25 sum over the positives of w LD / sum of w           w: the anchor's top class score
     valuable = .25 sum over the valuable region of IoU LD / sum of IoU
-    class    = 10 mean over the positives and classes of T^2 KL, T = 2
+    class    = .125 mean over the positives of the sum over the classes of T^2 KL, T = 2
 
 Positives are ATSS's. The valuable region are the other anchors whose DIoU with some object lies between a quarter of
 that object's threshold and the threshold itself; IoU is with that object. The published code takes sums over the
-positives of one GPU, with the mean over the bins instead of their sum, weighs them by the student's scores, and has a
-softmax over the classes. Here all are means of the whole batch [ours], by the teacher's scores [ours], and since the
-heads have a sigmoid for each class, its binary divergence [ours]; settings bring back the latter two.
+positives of one GPU, with means over the bins and over the classes instead of the divergences themselves (there `class`
+weighs 10, over 80 classes), weighs the positives by the student's scores, and has a softmax over the classes. Here all
+are means of the whole batch [ours], by the teacher's scores [ours], and since the heads have a sigmoid for each class,
+its binary divergence [ours]; settings bring back the latter two.
 
 N images, L anchors over all levels (one for each location), M objects of the fullest image, P anchors chosen, K
 classes, D numbers that code a box, V levels.
@@ -85,18 +86,18 @@ def _mean(losses_P: Tensor, chosen_P: tuple[Tensor, ...], weight_NL: Tensor, out
 
 
 def binary_divergences(logits_PK: Tensor, teacher_PK: Tensor, temperature: float) -> Tensor:
-    """T^2 times the divergence of each class's yes and no, mean over the classes, (P,)."""
+    """T^2 times the divergences of each class's yes and no, (P,)."""
     logits_PK, goal_PK = logits_PK / temperature, teacher_PK.detach() / temperature
     yes_PK = goal_PK.sigmoid() * (logsigmoid(goal_PK) - logsigmoid(logits_PK))
     no_PK = (-goal_PK).sigmoid() * (logsigmoid(-goal_PK) - logsigmoid(-logits_PK))
-    return (yes_PK + no_PK).mean(dim=-1) * temperature**2
+    return (yes_PK + no_PK).sum(dim=-1) * temperature**2
 
 
 def softmax_divergences(logits_PK: Tensor, teacher_PK: Tensor, temperature: float) -> Tensor:
-    """T^2 times the divergence of the softmax over the classes, by the number of classes, (P,)."""
+    """T^2 times the divergence of the softmax over the classes, (P,)."""
     log_PK = (logits_PK / temperature).log_softmax(dim=-1)
     goal_PK = (teacher_PK.detach() / temperature).log_softmax(dim=-1)
-    return (goal_PK.exp() * (goal_PK - log_PK)).mean(dim=-1) * temperature**2
+    return (goal_PK.exp() * (goal_PK - log_PK)).sum(dim=-1) * temperature**2
 
 
 @torch.no_grad()

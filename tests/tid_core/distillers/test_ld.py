@@ -44,13 +44,13 @@ def test_a_positive_by_hand(make_outputs: Callable[..., Any]) -> None:
 
     Of the left side the teacher says, at temperature 10, 16/32 for the first of 17 bins and 1/32 for each other, the
     student 1/17: KL = log 17 - log(2) / 2 - log(32) / 2 = log(17/8); the other three sides agree. Times 10^2 / 4 * .25.
-    Of class 0 the teacher says, at temperature 2, 3/4, the student 1/2: KL = 3/4 log(3/2) + 1/4 log(1/2); of two
-    classes the other agrees. Times 2^2 / 2 * 10.
+    Of class 0 the teacher says, at temperature 2, 3/4, the student 1/2: KL = 3/4 log(3/2) + 1/4 log(1/2); of the
+    other class they agree. Times 2^2 * .125.
     """
     expected = {
         "distill/box": 6.25 * math.log(17 / 8),
         "distill/valuable": 0.0,
-        "distill/class": 20 * (0.75 * math.log(1.5) - 0.25 * math.log(2)),
+        "distill/class": 0.5 * (0.75 * math.log(1.5) - 0.25 * math.log(2)),
     }
     assert by_hand(make_outputs, 1) == pytest.approx(expected, rel=1e-5)
 
@@ -116,7 +116,7 @@ def slow_terms(batch: Batch, ld: LdSpec) -> dict[str, float]:
             classes = divergence(*logits, ld.class_temperature)
         else:
             classes = sum(divergence([t, 0.0], [s, 0.0], ld.class_temperature) for t, s in zip(*logits, strict=True))
-        sums["class"] += classes / len(logits[0])
+        sums["class"] += classes
         weights["class"] += 1
     factors = {"box": ld.box_weight, "valuable": ld.valuable_weight, "class": ld.class_weight}
     return {f"distill/{name}": ld.weight * factors[name] * sums[name] / weights[name] for name in sums}
