@@ -21,11 +21,39 @@ def check(
     spec: SpecFile,
     url: Url = None,
     local: Annotated[bool, typer.Option("--local", help="Without a server, even if one is up.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Then take a few of its steps on this machine.")] = False,
+    dataset: Annotated[
+        Path | None, typer.Option(help="With --measure: the dataset's folder, instead of the spec's `dataset`.")
+    ] = None,
+    dataset_options: Annotated[
+        str | None, typer.Option(help="With --measure: how to read it, as JSON, as `tid train` takes it.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=2, max=1000, help="With --measure: steps of each run.")] = 6,
+    json: Annotated[bool, typer.Option("--json", help="With --measure: what was found, as JSON alone.")] = False,
 ) -> None:
-    """Say whether a job would be accepted.
+    """Say whether a job would be accepted; with --measure also what it would cost.
 
     The server is asked if one answers; without one, the spec, the pair and a dataset that is a folder here are checked.
     """
+    if not measure and (dataset or dataset_options or json):
+        raise typer.BadParameter("--dataset, --dataset-options and --json go with --measure")
+    _check(spec, url, local=local, quiet=json)
+    if measure:
+        _measure(spec, dataset, dataset_options, steps, json=json)
+
+
+def _measure(path: Path, dataset: Path | None, options: str | None, steps: int, *, json: bool) -> None:
+    from client.measuring import measure, print_measurement
+    from client.specs import parse, read_document
+
+    found = measure(path, parse(path, read_document(path)), dataset=dataset, options=options, steps=steps)
+    if json:
+        say(found.model_dump_json(indent=2))
+    else:
+        print_measurement(found)
+
+
+def _check(spec: Path, url: str | None, *, local: bool, quiet: bool) -> None:
     from client.specs import parse, preflight, read_document
 
     document = read_document(spec)
@@ -35,13 +63,14 @@ def check(
         found = preflight(parse(spec, document))
         judge = "here, without a server: no dataset name and no teacher job was looked up"
     errors = [text for severity, text in found if severity == "error"]
-    for text in (text for severity, text in found if severity != "error"):
+    for text in (text for severity, text in found if severity != "error" and not quiet):
         out().print(f"[yellow]warning:[/] {escaped(text)}", soft_wrap=True)
     if errors:
         lines = "\n".join(f"  - {text}" for text in errors)
         complain(f"{spec} has {len(errors)} problem{'s' if len(errors) > 1 else ''} (checked {judge})\n{lines}")
         raise typer.Exit(FAILED)
-    say(f"{spec} is fine (checked {judge})")
+    if not quiet:
+        say(f"{spec} is fine (checked {judge})")
 
 
 def _ask(document: dict[str, Any], url: str | None) -> list[tuple[str, str]] | None:

@@ -86,17 +86,9 @@ def run_spec(
     `options` say how to read the dataset. A run that finds its own resume states in its folder goes on from there.
     """
     try:
-        spec = load_spec(path)
-        root = (dataset or Path(spec.dataset)).expanduser().resolve()
-        source = read_source(root, options or IndexOptions())
-        present(root, source)
-        facts = facts_of(source, root.name, "present")
-        _check(spec, facts)
-        folder = out.expanduser().resolve()
-        plans = _plans(spec, root, folder)
-        write_index(source, facts, folder / INDEX)
-    except (OSError, ValueError, DatasetError, TrainingFailure) as error:
-        sys.stderr.write(f"{_readable(error)}\n")
+        plans = prepare(path, out, dataset, options)
+    except PREPARATION_ERRORS as error:
+        sys.stderr.write(f"{readable(error)}\n")
         return "failed"
     for name, plan in plans.items():
         finished: Finished = run(plan, Console(name), should_stop)
@@ -104,6 +96,27 @@ def run_spec(
             return finished.outcome
     _report(plans, out)
     return "succeeded"
+
+
+PREPARATION_ERRORS = (OSError, ValueError, DatasetError, TrainingFailure)
+
+
+def prepare(path: Path, out: Path, dataset: Path | None, options: IndexOptions | None = None) -> dict[str, RunPlan]:
+    """The runs of a spec, `student` and perhaps `baseline`; the dataset's index is written to `out`.
+
+    Raises:
+        PREPARATION_ERRORS: `readable` makes text of them. What the preflight finds is told on stderr before.
+    """
+    spec = load_spec(path)
+    root = (dataset or Path(spec.dataset)).expanduser().resolve()
+    source = read_source(root, options or IndexOptions())
+    present(root, source)
+    facts = facts_of(source, root.name, "present")
+    _check(spec, facts)
+    folder = out.expanduser().resolve()
+    plans = _plans(spec, root, folder)
+    write_index(source, facts, folder / INDEX)
+    return plans
 
 
 def _check(spec: JobSpec, facts: DatasetFacts) -> None:
@@ -171,7 +184,7 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _readable(error: Exception) -> str:
+def readable(error: Exception) -> str:
     if isinstance(error, ValidationError):
         lines = [f"{'/'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
         return "the spec is not valid:\n  " + "\n  ".join(lines)
