@@ -120,7 +120,7 @@ METHODS: dict[str, MethodInfo] = {
         _info(
             "tbd",
             "Task-balanced distillation: features weighted by how well class score and box agree",
-            "Task-Balanced Distillation for Object Detection, arXiv 2208.03006; reconstructed",
+            "Tang et al., Task-Balanced Distillation for Object Detection, arXiv 2208.03006; reconstructed",
             ("strides", "classes"),
             "RetinaNet R50 41.0",
         ),
