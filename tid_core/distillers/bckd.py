@@ -28,7 +28,7 @@ from tid_core.distillers.answers import (
     top_scores,
     valid_anchors,
 )
-from tid_core.distillers.base import Distiller, DistillResult, check_outputs
+from tid_core.distillers.base import Distiller, DistillResult, check_anchors, check_outputs
 from tid_core.distillers.means import level_result
 from tid_core.methods import BckdSpec
 from tid_core.spec import JobSpec
@@ -42,12 +42,7 @@ class BckdDistiller(AnswerDistiller):
     """
 
     def __init__(self, bckd: BckdSpec, *, student: DenseDetector, teacher: DenseDetector) -> None:
-        counts = [detector.info.anchors_per_location for detector in (student, teacher)]
-        if counts[0] != counts[1]:
-            raise ValueError(
-                f"bckd compares anchor with anchor, but {student.info.name} has {counts[0]} at each location and "
-                f"{teacher.info.name} {counts[1]}; choose two detectors with as many"
-            )
+        check_anchors("bckd", student.info, teacher.info)
         super().__init__(student.info, teacher.info)
         self.bckd = bckd
         self.decode = student.decode
