@@ -17,6 +17,8 @@ from client.sweep_pictures import draw_sweep
 from client.sweep_watching import follow_sweep
 from tid_core.detectors.build import build_detector
 
+pytestmark = pytest.mark.timeout(600)  # four trainings, one after the other
+
 CLASSES = [str(digit) for digit in range(10)]
 
 
