@@ -13,6 +13,7 @@ from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.areas import REGIONS, Areas, Thresholds, find_areas
 from tid_core.distillers.base import Distiller, DistillResult, check_outputs, level_names
 from tid_core.distillers.distances import feature_distances
+from tid_core.distillers.means import NO_WEIGHT
 from tid_core.methods import TidSpec
 from tid_core.ranks import num_ranks, sum_over_ranks
 from tid_core.spec import LossSpec
@@ -20,10 +21,12 @@ from tid_core.truth import Targets
 
 
 class TidDistiller(Distiller):
-    """Sum over levels and regions r of w_r * mean over the points of r of the feature distance (`norm: region_mean`).
+    """Sum over levels of the mean of the feature distance, a point of region r counting w_r (`norm: weighted_mean`).
 
-    `global_mean` divides by all valid points of the level instead, `batch_sum` sums over points and channels and
-    divides by the number of images.
+    So the size of the loss depends neither on how many points an area has nor on the size of the weights, only on
+    their ratios. `region_mean` is the sum over the regions of w_r * the mean over the points of r; where a region has
+    few points, these few pull as hard as all others together. `global_mean` divides by all valid points of the level,
+    `batch_sum` sums over points and channels and divides by the number of images.
     """
 
     weights_R: Tensor
@@ -41,7 +44,7 @@ class TidDistiller(Distiller):
         super().__init__(student, teacher)
         self.tid = tid
         self.matchers = (student_matcher, teacher_matcher)
-        weights_R = tid.weight * torch.tensor([loss.high, loss.medium, loss.low])
+        weights_R = torch.tensor([loss.high, loss.medium, loss.low])
         self.register_buffer("weights_R", weights_R, persistent=False)
 
     def areas(self, student: DenseOutputs, teacher: DenseOutputs, targets: Targets) -> Areas:
@@ -63,7 +66,9 @@ class TidDistiller(Distiller):
             sums_RV = _sum_levels(areas, areas.regions_RNP * distance_NP) * scale_V
             counts_XV = sum_over_ranks(_sum_levels(areas, _masks(areas).float()))
             counts_RV = counts_XV[: len(REGIONS)]
-            terms_R = self.weights_R * (sums_RV * self._scale(counts_RV, teacher.features[0])).sum(dim=1)
+            terms_R = (
+                self.tid.weight * self.weights_R * (sums_RV * self._scale(counts_RV, teacher.features[0])).sum(dim=1)
+            )
             terms = {f"distill/{region}": term for region, term in zip(REGIONS, terms_R.unbind(), strict=True)}
             return DistillResult(terms, _metrics(areas, counts_XV))
 
@@ -72,6 +77,9 @@ class TidDistiller(Distiller):
         if self.tid.norm == "batch_sum":
             images = sum_over_ranks(counts_RV.new_tensor(feat_NCHW.shape[0]))
             return num_ranks() * feat_NCHW.shape[1] / images.expand_as(counts_RV)
+        if self.tid.norm == "weighted_mean":
+            weight_1V = (self.weights_R[:, None] * counts_RV).sum(dim=0, keepdim=True)
+            return num_ranks() / weight_1V.clamp(min=NO_WEIGHT)
         divisor_RV = counts_RV if self.tid.norm == "region_mean" else counts_RV.sum(dim=0, keepdim=True)
         return num_ranks() / divisor_RV.clamp(min=1)
 

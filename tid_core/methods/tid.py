@@ -44,9 +44,10 @@ class TidSpec(Model):
         description="intersection: high = key and weak, medium = exactly one. weak_first: high = weak, medium = key "
         "only. key_first: high = key, medium = weak only. score_bands: by Score_T > tau_key, > score_neg. [ours]",
     )
-    norm: Literal["region_mean", "global_mean", "batch_sum"] = Field(
-        "region_mean",
-        description="region_mean: each area by its own points over the batch; global_mean: by all valid points; "
+    norm: Literal["weighted_mean", "region_mean", "global_mean", "batch_sum"] = Field(
+        "weighted_mean",
+        description="weighted_mean: the mean over all valid points of the batch, in which each counts as its area "
+        "weighs; region_mean: each area by its own points, however few; global_mean: by all valid points; "
         "batch_sum: a sum over points, divided by the images. [ours]",
     )
     distance: Literal["normalised_mse", "mse", "l1", "smooth_l1", "standardised_mse"] = Field(

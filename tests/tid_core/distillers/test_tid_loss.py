@@ -54,12 +54,15 @@ def by_hand(make_outputs: Callable[..., DenseOutputs]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        # high holds 2 (weight 2), medium 4 and 1 (weight 1), low 5 (weight .1); all over the variance of 4
-        ({}, [2 * 2 / 4, 1 * 2.5 / 4, 0.1 * 5 / 4]),
-        ({"distance": "mse"}, [4.0, 2.5, 0.5]),
+        # high holds 2 (weight 2), medium 4 and 1 (weight 1), low 5 (weight .1); all over the variance of 4. The weights
+        # of the four points are 4.1 together
+        ({}, [2 * 2 / 4.1 / 4, (4 + 1) / 4.1 / 4, 0.1 * 5 / 4.1 / 4]),
+        ({"weight": 3.0}, [3 * 2 * 2 / 4.1 / 4, 3 * (4 + 1) / 4.1 / 4, 3 * 0.1 * 5 / 4.1 / 4]),
+        ({"norm": "region_mean"}, [2 * 2 / 4, 1 * 2.5 / 4, 0.1 * 5 / 4]),
+        ({"distance": "mse", "norm": "region_mean"}, [4.0, 2.5, 0.5]),
         # mean absolute differences 1, 2, 1, 2; smooth: d - 1/2 from 1 on, so .75, 1.5, .5, 1.5
-        ({"distance": "l1"}, [2.0, 1.5, 0.2]),
-        ({"distance": "smooth_l1"}, [1.5, 1.0, 0.15]),
+        ({"distance": "l1", "norm": "region_mean"}, [2.0, 1.5, 0.2]),
+        ({"distance": "smooth_l1", "norm": "region_mean"}, [1.5, 1.0, 0.15]),
         # by all four points of the level instead of 1, 2 and 1
         ({"distance": "mse", "norm": "global_mean"}, [4 / 4, 5 / 4, 0.5 / 4]),
         # sums over two channels, one image
@@ -87,19 +90,23 @@ def test_metrics_by_hand(by_hand: dict[str, Any]) -> None:
     assert float(metrics["areas/score/student"]) == pytest.approx((3 + 4 + 4 * 0.16) / 6)
 
 
-def test_loss_to_the_bit(make_scene: Callable[..., Any]) -> None:
-    """Pinned, so that a change of the code is a change of the code only. All values are multiples of 1/8: their sums
-    are exact in any order, on any processor."""
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [
+        ("weighted_mean", ("0x1.ef9cf60000000p+1", "0x1.292aa00000000p+0", "0x1.c3ff000000000p-2")),
+        ("region_mean", ("0x1.65a4700000000p+3", "0x1.2dfab60000000p+2", "0x1.c50c2e0000000p-1")),
+    ],
+)
+def test_loss_to_the_bit(make_scene: Callable[..., Any], norm: Any, expected: tuple[str, str, str]) -> None:
+    """Pinned, so that a change of the code is a change of the code only. All values, and the weights, are multiples of
+    1/8: their sums are exact in any order, on any processor."""
     scene = make_scene(seed=11, grid=((6, 5), (3, 3), (2, 2)))
     exact = [
         replace(side, features=[(f * 8).round() / 8 for f in side.features]) for side in (scene.student, scene.teacher)
     ]
-    terms = distiller()(exact[0], exact[1], scene.targets).terms
-    assert {name: float(term).hex() for name, term in terms.items()} == {
-        "distill/high": "0x1.65a4700000000p+3",
-        "distill/medium": "0x1.2dfab60000000p+2",
-        "distill/low": "0x1.6a70260000000p-1",
-    }
+    terms = distiller(TidSpec(norm=norm), LossSpec(low=0.125))(exact[0], exact[1], scene.targets).terms
+    assert list(terms) == ["distill/high", "distill/medium", "distill/low"]
+    assert tuple(float(term).hex() for term in terms.values()) == expected
 
 
 def test_gradient_reaches_the_student_only(make_scene: Callable[..., Any]) -> None:

@@ -121,7 +121,15 @@ def _terms(scene: Any, regions: Tensor, tid: TidSpec, loss: LossSpec) -> list[fl
             points = (level_regions == r) & valid
             total, count = float(distance[points].sum()), int(points.sum())
             channels, images = student.features[level].shape[1], len(valid)
-            by = {"region_mean": count, "global_mean": int(valid.sum()), "batch_sum": images / channels}[tid.norm]
+            by = {
+                "weighted_mean": sum(
+                    w * int(((level_regions == q) & valid).sum())
+                    for q, w in enumerate((loss.high, loss.medium, loss.low))
+                ),
+                "region_mean": count,
+                "global_mean": int(valid.sum()),
+                "batch_sum": images / channels,
+            }[tid.norm]
             terms[r] += weight * total / max(by, 1e-9)
     return terms
 
@@ -140,7 +148,7 @@ CHOICES: dict[str, list[Any]] = {
     "weak_signed": [True, False],
     "areas": ["both", "key", "weak"],
     "partition": ["intersection", "weak_first", "key_first", "score_bands"],
-    "norm": ["region_mean", "global_mean", "batch_sum"],
+    "norm": ["weighted_mean", "region_mean", "global_mean", "batch_sum"],
     "distance": ["normalised_mse", "mse", "l1", "smooth_l1", "standardised_mse"],
 }
 ONE_AT_A_TIME = [{name: value} for name, values in CHOICES.items() for value in values[1:]]
