@@ -4,10 +4,11 @@ from typing import Literal
 
 from tid_core.methods.features import CwdSpec, DefeatSpec, FgdSpec, FgfiSpec, FitnetSpec, FrsSpec, MgdSpec, PkdSpec
 from tid_core.methods.heads import BckdSpec, CrosskdSpec, LdSpec, PgdSpec, TarSpec, TbdSpec
-from tid_core.methods.info import METHODS, MethodInfo, Need
+from tid_core.methods.info import HEADS_ALONE, METHODS, MethodInfo, Need
 from tid_core.methods.tid import TidSpec
 
 __all__ = [
+    "HEADS_ALONE",
     "METHODS",
     "BckdSpec",
     "CrosskdSpec",

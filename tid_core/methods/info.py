@@ -23,6 +23,9 @@ def _info(name: str, title: str, source: str, needs: tuple[Need, ...], published
     return MethodInfo(name, title, source, needs, told)
 
 
+HEADS_ALONE = frozenset({"ld", "crosskd", "bckd"})
+"""Methods that compare no features of the pyramid, and so train no adapters."""
+
 METHODS: dict[str, MethodInfo] = {
     info.name: info
     for info in (

@@ -5,7 +5,7 @@ from typing import Literal
 
 from tid_core.catalogue import COCO_CATEGORIES, DETECTORS, DetectorInfo
 from tid_core.facts import DatasetFacts
-from tid_core.methods import METHODS, Need
+from tid_core.methods import HEADS_ALONE, METHODS, Need
 from tid_core.preflight.problem import Problem, TeacherFacts, some
 from tid_core.spec import FileWeights, JobSpec
 
@@ -13,7 +13,7 @@ from tid_core.spec import FileWeights, JobSpec
 def check_pair(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Problem]:
     """What the methods need to agree between pyramids and heads."""
     if "strides" in _needs(spec):
-        yield from _check_pyramids(student, teacher)
+        yield from _check_pyramids(spec, student, teacher)
     yield from _check_heads(spec, student, teacher)
 
 
@@ -22,7 +22,7 @@ def _needs(spec: JobSpec) -> dict[Need, str]:
     return {need: name for name in spec.methods for need in METHODS[name].needs}
 
 
-def _check_pyramids(student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Problem]:
+def _check_pyramids(spec: JobSpec, student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Problem]:
     if len(student.strides) != len(teacher.strides):
         yield Problem(
             code="levels_differ",
@@ -39,11 +39,11 @@ def _check_pyramids(student: DetectorInfo, teacher: DetectorInfo) -> Iterator[Pr
             "each level imitates the teacher's of the same stride",
             expected=_fitting(student, teacher),
         )
-    elif student.channels != teacher.channels:
+    elif student.channels != teacher.channels and set(spec.methods) - HEADS_ALONE:
         yield Problem(
             code="adapter_needed",
             field="/student/detector",
-            detail=f"{student.channels} channels meet {teacher.channels}: a 1x1 convolution is trained in between",
+            detail=f"{student.channels} channels meet {teacher.channels}: a convolution is trained in between",
             expected=f"nothing to do; a student of {teacher.channels} channels would need none",
             severity="warning",
         )
