@@ -62,7 +62,8 @@ def test_a_job_outlives_its_worker_and_the_service(service: Any, spec: dict[str,
 
 def test_a_lost_message_and_a_killed_api_cost_nothing(service: Any, spec: dict[str, Any], undisturbed: Result) -> None:
     """The broker forgets the second job, the API dies; a job is cancelled while it runs, and the other one follows."""
-    first = service.client.submit({**spec, "name": "cancelled"}).id
+    endless = {**spec["training"], "epochs": 1000}  # however long the API takes to come back
+    first = service.client.submit({**spec, "name": "cancelled", "training": endless}).id
     training = service.wait_until_saved(first, step=2, attempt=1)
     second = service.client.submit({**spec, "name": "forgotten"}).id
     service.kill("valkey")

@@ -33,7 +33,9 @@ def test_two_ranks_train_as_one_with_the_whole_batch(make_plan, run, changes):
     assert one.series.keys() == two.series.keys()
     for name, points in one.series.items():
         if name.startswith(("loss/", "distill/", "areas/", "grad/", "lr")):
-            assert points == pytest.approx(two.series[name], rel=2e-6, abs=1e-6), name
+            # The rounding of a step is in the weights of the next, and gradients show it first.
+            rounding = 1e-5 if name.startswith("grad/") else 2e-6
+            assert points == pytest.approx(two.series[name], rel=rounding, abs=1e-6), name
         elif name.startswith("teacher/"):  # the same network in both: 7 images, of which two ranks get 4 and 3
             assert points == two.series[name], name
     students = [load_file(each.of("checkpoint")[0].files["safetensors"]) for each in (one, two)]
