@@ -17,7 +17,7 @@ def read(path: Path) -> SweepSpec:
 
 
 def test_they_are_all_there() -> None:
-    assert {path.stem for path in FILES} == {"methods", *(f"tid-ablations-{name}" for name in POINTS)}
+    assert {path.stem for path in FILES} == {"cards", "methods", *(f"tid-ablations-{name}" for name in POINTS)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
