@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from api import openapi
 from api.app import create_app
 from store.settings import Settings
+from tid_core.methods import METHODS
 from tid_core.spec import JobSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,4 +112,4 @@ def test_the_schema_of_a_job_and_what_it_may_name_are_published(client: TestClie
     assert schema["properties"].keys() == JobSpec.model_fields.keys()
     detectors = {detector["name"]: detector for detector in client.get("/detectors").json()["data"]}
     assert detectors["retinanet_resnet50_fpn_v2"]["coco_map"] == 41.5
-    assert {method["name"] for method in client.get("/methods").json()["data"]} == {"tid", "fitnet", "none"}
+    assert {method["name"] for method in client.get("/methods").json()["data"]} == METHODS.keys()

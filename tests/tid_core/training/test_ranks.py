@@ -40,7 +40,7 @@ def test_two_ranks_train_as_one_with_the_whole_batch(make_plan, run, changes):
             assert points == two.series[name], name
     students = [load_file(each.of("checkpoint")[0].files["safetensors"]) for each in (one, two)]
     for name, value in students[0].items():
-        assert (value - students[1][name]).abs().max() < 1e-6, name
+        assert (value - students[1][name]).abs().max() < 2e-5, name  # six steps at lr .01, gradients of norm 50
 
 
 @pytest.mark.parametrize("detector", ["fcos_conv5_tiny", "retinanet_conv5_tiny", "gfl_conv5_tiny", "atss_conv5_tiny"])
