@@ -76,8 +76,8 @@ def test_the_twin_starts_with_the_same_student_on_the_same_batches(make_plan, ru
     assert not [name for name in twin.series if name.startswith(("distill/", "teacher/", "loss/distill"))]
 
 
-# Recorded on x86-64 CPUs (AMD EPYC, Intel Xeon). Another CPU adds up in another order, so across machines the values are held to
-# 1e-5; on one machine two runs must agree to the last bit.
+# Recorded on x86-64 CPUs: the first on an Intel Xeon, the second on an AMD EPYC. Another CPU adds up in another order,
+# so across machines the values are held to 1e-5; on one machine two runs must agree to the last bit.
 GOLDEN = {
     "weighted_mean": {
         "loss/total": [
