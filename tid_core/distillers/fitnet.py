@@ -7,10 +7,10 @@ import torch
 
 from tid_core.catalogue import DetectorInfo
 from tid_core.detectors.outputs import DenseOutputs
-from tid_core.distillers.base import Distiller, DistillResult, check_outputs, level_names
+from tid_core.distillers.base import Distiller, DistillResult, check_outputs
 from tid_core.distillers.distances import feature_distances
+from tid_core.distillers.means import level_result, weighted_means
 from tid_core.methods import FitnetSpec
-from tid_core.ranks import num_ranks, sum_over_ranks
 from tid_core.truth import Targets
 
 
@@ -27,10 +27,5 @@ class FitnetDistiller(Distiller):
         adapted = self.adapt(student.features)
         with torch.autocast(student.features[0].device.type, enabled=False):
             distances, scale_V = feature_distances(adapted, teacher.features, student.valid, self.fitnet.distance)
-            pairs = list(zip(distances, student.valid, strict=True))
-            sums_V = torch.stack([(d_NHW * v_NHW).sum() for d_NHW, v_NHW in pairs])
-            counts_V = sum_over_ranks(torch.stack([v_NHW.sum() for _, v_NHW in pairs]))
-            parts_V = self.fitnet.weight * sums_V * scale_V * num_ranks() / counts_V.clamp(min=1)
-            names = [f"distill/features/{level}" for level in level_names(student.strides)]
-            metrics = dict(zip(names, parts_V.detach().unbind(), strict=True))
-            return DistillResult({"distill/features": parts_V.sum()}, metrics)
+            means_V = weighted_means(distances, student.valid)
+            return level_result({"features": self.fitnet.weight * scale_V * means_V}, student.strides)
