@@ -9,7 +9,8 @@ from tid_core.training import launcher
 from tid_core.training.precision import choose_precision
 from tid_core.training.setup import build_parts
 
-STEPS = {"epochs": 1, "log_every_steps": 1}
+# The rounding of a step is in the weights of the next: a low learning rate keeps it from growing.
+STEPS = {"epochs": 1, "log_every_steps": 1, "lr": 0.001}
 FREE_OF_THE_BATCH = {"norm": "group"}  # BatchNorm looks at the images of one rank
 CASES = {
     "fcos, tid, micro-batches": {"training": {**STEPS, "accumulate": 2}},
@@ -33,14 +34,12 @@ def test_two_ranks_train_as_one_with_the_whole_batch(make_plan, run, changes):
     assert one.series.keys() == two.series.keys()
     for name, points in one.series.items():
         if name.startswith(("loss/", "distill/", "areas/", "grad/", "lr")):
-            # The rounding of a step is in the weights of the next, and gradients show it first.
-            rounding = 1e-5 if name.startswith("grad/") else 2e-6
-            assert points == pytest.approx(two.series[name], rel=rounding, abs=1e-6), name
+            assert points == pytest.approx(two.series[name], rel=2e-6, abs=1e-6), name
         elif name.startswith("teacher/"):  # the same network in both: 7 images, of which two ranks get 4 and 3
             assert points == two.series[name], name
     students = [load_file(each.of("checkpoint")[0].files["safetensors"]) for each in (one, two)]
     for name, value in students[0].items():
-        assert (value - students[1][name]).abs().max() < 2e-5, name  # six steps at lr .01, gradients of norm 50
+        assert (value - students[1][name]).abs().max() < 1e-6, name
 
 
 @pytest.mark.parametrize("detector", ["fcos_conv5_tiny", "retinanet_conv5_tiny", "gfl_conv5_tiny", "atss_conv5_tiny"])
