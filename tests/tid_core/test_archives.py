@@ -265,7 +265,9 @@ def test_other_files_are_named(tmp_path: Path, content: bytes, says: str) -> Non
     assert ".tar.zst" in error.detail
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"just text, no tar" * 100), zstd.compress(b"{}" * 900)])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b"just text, no tar" * 100), zstd.compress(b"{}" * 900)], ids=["gzip", "zstd"]
+)
 def test_compressed_but_no_tar(tmp_path: Path, content: bytes) -> None:
     assert refusal(tmp_path, content).code == "archive_damaged"
 
