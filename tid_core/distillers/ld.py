@@ -21,7 +21,6 @@ classes, D numbers that code a box, V levels.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from tid_core.catalogue import DetectorInfo
 from tid_core.detectors.atss_matcher import find_candidates, iou_thresholds
@@ -30,6 +29,7 @@ from tid_core.detectors.one_anchor import BINS
 from tid_core.detectors.outputs import DenseOutputs
 from tid_core.distillers.answers import AnswerDistiller, find_positives, side_divergences, top_scores
 from tid_core.distillers.base import Distiller, DistillResult, check_outputs
+from tid_core.distillers.divergence import binary_divergences
 from tid_core.distillers.means import level_result, weighted_means
 from tid_core.methods import LdSpec
 from tid_core.spec import JobSpec
@@ -83,14 +83,6 @@ class LdDistiller(AnswerDistiller):
 def _mean(losses_P: Tensor, chosen_P: tuple[Tensor, ...], weight_NL: Tensor, outputs: DenseOutputs) -> Tensor:
     losses_NL = torch.zeros_like(weight_NL).index_put(chosen_P, losses_P)
     return weighted_means(outputs.split(losses_NL), outputs.split(weight_NL), together=True)
-
-
-def binary_divergences(logits_PK: Tensor, teacher_PK: Tensor, temperature: float) -> Tensor:
-    """T^2 times the divergences of each class's yes and no, (P,)."""
-    logits_PK, goal_PK = logits_PK / temperature, teacher_PK.detach() / temperature
-    yes_PK = goal_PK.sigmoid() * (logsigmoid(goal_PK) - logsigmoid(logits_PK))
-    no_PK = (-goal_PK).sigmoid() * (logsigmoid(-goal_PK) - logsigmoid(-logits_PK))
-    return (yes_PK + no_PK).sum(dim=-1) * temperature**2
 
 
 def softmax_divergences(logits_PK: Tensor, teacher_PK: Tensor, temperature: float) -> Tensor:
