@@ -16,6 +16,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from client import console
 from client.cli import main
 from client.client import Client
 from client.machine import free_port
@@ -171,6 +172,8 @@ def tid(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Run the command against the server."""
     monkeypatch.setenv("TID_URL", server.url)
     monkeypatch.setenv("COLUMNS", "160")
+    for make in (console.out, console.err):  # a console reads its width once, and another test may have made it
+        make.cache_clear()
 
     def run(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["tid", *map(str, arguments)])
