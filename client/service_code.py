@@ -1,0 +1,23 @@
+"""Commands that work on the service's own files and tables: code of the store, run as a process of its own.
+
+The client imports nothing of the service, so that `tid` starts at once and works where only the client is installed.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+import typer
+
+
+def run_store(name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    """Run `python -m store.NAME`, which prints for itself.
+
+    Raises:
+        typer.Exit: it ended with another code than 0.
+    """
+    command = [sys.executable, "-m", f"store.{name}", *arguments]
+    sys.stdout.flush()
+    code = subprocess.run(command, env=environment, check=False).returncode
+    if code != 0:
+        raise typer.Exit(code if code > 0 else 1)
