@@ -1,14 +1,14 @@
 """What a worker's machine is and how busy its GPU is, without torch."""
 
+import logging
 import os
 import platform
-import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_FIELDS = ("uuid", "name", "memory.total", "memory.used", "utilization.gpu", "temperature.gpu")
-_TIMEOUT_SECONDS = 10.0
+log = logging.getLogger("worker")
 
 
 def device_facts() -> dict[str, Any]:
@@ -44,24 +44,82 @@ def load() -> dict[str, Any]:
 
 
 def gpu_facts() -> list[dict[str, Any]]:
-    """Name, memory and load of each GPU that CUDA_VISIBLE_DEVICES leaves visible; empty without nvidia-smi."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
+    """Name, memory and load of each GPU that CUDA_VISIBLE_DEVICES leaves visible, by NVML.
+
+    Empty without a driver, a GPU or the library that speaks to them. What a GPU does not tell is None, as the load of
+    one that is split by MIG is.
+    """
     try:
-        listing = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
+        import pynvml as nvml
+    except ImportError:
         return []
-    return visible(parse_gpus(listing), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    try:
+        # Opened for each look: the worker forks, and a connection to the driver does not survive that.
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return []
+    try:
+        return _read_gpus(nvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    except nvml.NVMLError as error:
+        log.warning("the GPUs cannot be read: %s", error)
+        return []
+    finally:
+        nvml.nvmlShutdown()
 
 
-def parse_gpus(listing: str) -> list[dict[str, Any]]:
-    """Rows of nvidia-smi's CSV; a value it does not know ("[N/A]") becomes None."""
-    gpus = []
-    for index, line in enumerate(listing.splitlines()):
-        uuid, name, total, used, load, temperature = (cell.strip() for cell in line.split(","))
-        numbers = {"memory_total_mib": total, "memory_used_mib": used, "load_percent": load, "celsius": temperature}
-        values = {key: int(cell) if cell.isdigit() else None for key, cell in numbers.items()}
-        gpus.append({"index": index, "uuid": uuid, "name": name, **values})
-    return gpus
+def _read_gpus(nvml: Any, chosen: str | None) -> list[dict[str, Any]]:
+    whole = [
+        _read_gpu(nvml, index, nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(nvml.nvmlDeviceGetCount())
+    ]
+    return visible([gpu for gpu in whole if gpu["uuid"]], chosen) + [_read_part(nvml, name) for name in parts(chosen)]
+
+
+def _read_gpu(nvml: Any, index: int | None, handle: Any) -> dict[str, Any]:
+    used = asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
+    return gpu_row(
+        index,
+        uuid=asked(nvml, nvml.nvmlDeviceGetUUID, handle),
+        name=asked(nvml, nvml.nvmlDeviceGetName, handle),
+        # The older call counts what the driver keeps for itself as used.
+        memory=used or asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle),
+        rates=asked(nvml, nvml.nvmlDeviceGetUtilizationRates, handle),
+        celsius=asked(nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+    )
+
+
+def _read_part(nvml: Any, uuid: str) -> dict[str, Any]:
+    """A part of a GPU that is split by MIG, which has an identifier and memory, and no number of its own."""
+    handle = asked(nvml, nvml.nvmlDeviceGetHandleByUUID, uuid)
+    found = {} if handle is None else _read_gpu(nvml, None, handle)
+    return {**gpu_row(None, uuid=uuid, name="MIG device", memory=None, rates=None, celsius=None), **found, "uuid": uuid}
+
+
+def asked(nvml: Any, question: Callable[..., Any], *arguments: Any) -> Any:
+    """The answer of the driver, or None where this GPU or this driver has none."""
+    try:
+        return question(*arguments)
+    except nvml.NVMLError:
+        return None
+
+
+def gpu_row(
+    index: int | None, *, uuid: str | None, name: str | None, memory: Any, rates: Any, celsius: int | None
+) -> dict[str, Any]:
+    """As `GET /workers` shows it, from the structures of NVML."""
+    return {
+        "index": index,
+        "uuid": uuid,
+        "name": name,
+        "memory_total_mib": None if memory is None else memory.total >> 20,
+        "memory_used_mib": None if memory is None else memory.used >> 20,
+        "load_percent": None if rates is None else rates.gpu,
+        "celsius": celsius,
+    }
+
+
+def parts(chosen: str | None) -> list[str]:
+    """Identifiers of parts of GPUs (MIG) in CUDA_VISIBLE_DEVICES."""
+    return [name.strip() for name in (chosen or "").split(",") if name.strip().startswith("MIG-")]
 
 
 def visible(gpus: list[dict[str, Any]], chosen: str | None) -> list[dict[str, Any]]:
