@@ -11,6 +11,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from api.allowed import allowed_methods
 from api.schemas import FieldProblem, ProblemDetails
 from api.validation import field_problems
 from store.errors import IdempotencyConflict, NameTaken, NotFound, OutsideRoots, StoreError, TeacherNotReady
@@ -94,14 +95,16 @@ def _on_illegal(request: Request, error: IllegalTransition) -> JSONResponse:
 
 def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     code = _HTTP_CODES.get(error.status_code, f"http_{error.status_code}")
-    detail = str(error.detail)
+    detail, headers = str(error.detail), dict(error.headers or {})
     if error.status_code == 404:
         detail = f"nothing is at {request.url.path}"
     elif error.status_code == 400:  # of FastAPI, which says no more than that it could not parse
         detail = "the body cannot be read as JSON: it is not UTF-8, or nested too deeply"
     elif error.status_code == 405:
         detail = f"{request.method} is not possible at {request.url.path}"
-    problem = ProblemError(error.status_code, code, detail, headers=error.headers)
+        if allowed := allowed_methods(request.app, request.url.path):
+            headers["Allow"] = ", ".join(allowed)
+    problem = ProblemError(error.status_code, code, detail, headers=headers)
     return problem_response(request_id_of(request), problem)
 
 

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from api.deps import PartsDep, ReadSession
-from api.downloads import file_answer
+from api.downloads import MEDIA_TYPES, file_answer
 from api.schemas import ArtifactOut, CheckpointFile, CheckpointOut, Items
 from store import checkpoints, jobs, models, outputs
 from store.errors import NotFound
@@ -18,9 +18,10 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
 
 Format = Literal["safetensors", "pt", "card"]
 _SUFFIXES = {"safetensors": ".safetensors", "pt": ".pt", "card": ".json"}
+_MEDIA_TYPES: dict[str, Any] = {media_type: {} for media_type in sorted(set(MEDIA_TYPES.values()))}
 _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {}}, "description": "The file."},
-    206: {"description": "The part of the file that `Range` asked for."},
+    200: {"content": _MEDIA_TYPES, "description": "The file."},
+    206: {"content": _MEDIA_TYPES, "description": "The part of the file that `Range` asked for."},
     304: {"description": "`If-None-Match` names the file as it is."},
     416: {"description": "`Range` lies outside of the file."},
 }
