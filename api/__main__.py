@@ -5,6 +5,7 @@ import sys
 
 import uvicorn
 
+from store import log_lines
 from store.settings import SettingsError, load_settings
 
 
@@ -32,6 +33,7 @@ def main() -> int:
     if not is_loopback(settings.host):
         sys.stderr.write(f"{refusal(settings.host)}\n")
         return 2
+    log_lines.configure(settings)
     uvicorn.run(
         "api.app:create_app",
         factory=True,
@@ -39,20 +41,10 @@ def main() -> int:
         port=settings.port,
         access_log=False,
         timeout_graceful_shutdown=5,
-        log_config=LOGGING,
+        log_config=None,
     )
     return 0
 
-
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
-    "loggers": {
-        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False} for name in ("api", "store", "uvicorn")
-    },
-}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,7 @@
 import os
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -66,6 +66,27 @@ class Settings(BaseSettings):
     upload_bytes: Bytes = Field(50 << 30, description="Largest archive of a dataset that may be uploaded.")
     unpacked_bytes: Bytes = Field(200 << 30, description="Largest content of such an archive.")
     log_bytes: Bytes = Field(16 << 20, description="Newest bytes of log that are kept per job.")
+
+    log_format: Literal["text", "json"] = Field("text", description="Lines of the API and the workers: text or json.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least level that is logged."
+    )
+    ready_free_bytes: int = Field(
+        1 << 30, ge=0, description="GET /readyz reports the folder of artifacts or uploads with less room than this."
+    )
+    gc_every_hours: float = Field(
+        0.0, ge=0, description="How often the API collects garbage as `tid gc` does; 0 = only `tid gc` does."
+    )
+    gc_grace_hours: float = Field(
+        24.0, ge=1, description="`tid gc` touches no file that was changed less than this long ago."
+    )
+    gc_resume_days: float = Field(
+        14.0, ge=0, description="Resume states of failed and cancelled jobs go this long after the end of the job."
+    )
+    gc_metrics_days: float = Field(
+        14.0, ge=0, description="Superseded points of curves go this long after the end of the job."
+    )
+    gc_worker_days: float = Field(7.0, ge=0.1, description="Rows of workers go after so long a silence.")
 
     @field_validator("data_roots", mode="before")
     @classmethod
