@@ -27,6 +27,9 @@ Json = dict[str, Any]
 DatasetState = Literal["uploading", "validating", "ready", "invalid"]
 DatasetSource = Literal["folder", "archive"]
 SweepRole = Literal["baseline", "point"]
+KeyScope = Literal["read", "write", "admin"]
+Draining = Literal["now", "wait"]
+"""`now`: hand the present job back; `wait`: finish it first."""
 # none_as_null: a missing value is NULL, not the JSON text "null".
 _json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 # JSONB sorts the keys of an object; what is shown in the order in which it was given is kept as text.
@@ -78,6 +81,11 @@ def _link(target: str) -> Mapped[str | None]:
     return mapped_column(String(ID_LENGTH), ForeignKey(target, ondelete="SET NULL"), index=True)
 
 
+def _created_by() -> Mapped[str | None]:
+    """Id of the API key that asked for the row; null before there were keys. No foreign key: keys are never deleted."""
+    return mapped_column(String(ID_LENGTH))
+
+
 class Dataset(Base):
     """Data to train on. Once it is ready nothing about it changes; until then root, facts and index are unknown."""
 
@@ -105,6 +113,7 @@ class Dataset(Base):
     bytes: Mapped[int | None] = mapped_column(BigInteger)  # of the archive
     index_prefix: Mapped[str | None]  # key of the folder of train.json, val.json, ... among the artifacts
     created_at: Mapped[datetime] = mapped_column(default=db_now())
+    created_by: Mapped[str | None] = _created_by()
 
 
 class Sweep(Base):
@@ -117,6 +126,7 @@ class Sweep(Base):
     name: Mapped[str] = mapped_column(String(60))
     spec: Mapped[Json] = mapped_column(_ordered_json)  # as submitted
     created_at: Mapped[datetime] = mapped_column(default=db_now())
+    created_by: Mapped[str | None] = _created_by()
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
     request_hash: Mapped[str | None] = mapped_column(String(64))
 
@@ -126,8 +136,10 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint("(lease_token IS NULL) = (lease_expires_at IS NULL)", name="lease"),
         CheckConstraint("sweep_role IN ('baseline', 'point')", name="sweep_role"),
-        Index(None, "state", "priority", "created_at"),
+        CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
+        Index("ix_jobs_waiting", "state", "queue", "priority", "created_at", "id"),
         Index(None, "created_at", "id"),
+        Index(None, "created_by", "state"),
         Index("ix_jobs_lease", "lease_expires_at", sqlite_where=text("lease_token IS NOT NULL"),
               postgresql_where=text("lease_token IS NOT NULL")),
     )  # fmt: skip
@@ -144,11 +156,13 @@ class Job(Base):
 
     attempt: Mapped[int] = mapped_column(default=0)
     max_attempts: Mapped[int]
+    forgiven: Mapped[int] = mapped_column(default=0)  # attempts up to this one do not count against max_attempts
     worker_id: Mapped[str | None]
     lease_token: Mapped[str | None] = mapped_column(String(32))
     lease_expires_at: Mapped[datetime | None]
     last_rung_at: Mapped[datetime | None]
 
+    created_by: Mapped[str | None] = _created_by()
     created_at: Mapped[datetime] = mapped_column(default=db_now())
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
@@ -174,10 +188,12 @@ class Job(Base):
     sweep_point: Mapped[Json | None] = mapped_column(_ordered_json)  # axis to value
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
     request_hash: Mapped[str | None] = mapped_column(String(64))
+    traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C, of the request that made it, where it is traced
 
 
 class Attempt(Base):
     __tablename__ = "attempts"
+    __table_args__ = (Index(None, "outcome", "reason"),)
 
     job_id: Mapped[str] = _job_id()
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -267,6 +283,7 @@ class Artifact(Base):
 
 class Worker(Base):
     __tablename__ = "workers"
+    __table_args__ = (CheckConstraint("draining IN ('now', 'wait')", name="draining"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     hostname: Mapped[str]
@@ -275,6 +292,7 @@ class Worker(Base):
     device: Mapped[Json]
     telemetry: Mapped[Json | None]
     current_job: Mapped[str | None] = mapped_column(String(ID_LENGTH))
+    draining: Mapped[Draining | None] = mapped_column(String(16))  # takes no jobs; survives a new start
     started_at: Mapped[datetime] = mapped_column(default=db_now())
     heartbeat_at: Mapped[datetime] = mapped_column(default=db_now())
     stopped_at: Mapped[datetime | None]
@@ -298,3 +316,41 @@ class Lease(Base):
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     token: Mapped[str] = mapped_column(String(32))
     expires_at: Mapped[datetime]
+
+
+class ApiKey(Base):
+    """Who may ask. Revoked, never deleted: what a key has made goes on naming it."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint("scope IN ('read', 'write', 'admin')", name="scope"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(120))
+    scope: Mapped[KeyScope] = mapped_column(String(8))
+    hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(default=db_now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]  # to the minute
+    rate_per_minute: Mapped[int | None]  # these three: null = as the settings say, 0 = no limit
+    max_jobs: Mapped[int | None]
+    max_gpus: Mapped[int | None]
+
+
+class AuditEntry(Base):
+    """What somebody wrote, or tried to: who, when, where, with what outcome. Never what they sent."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "at", "id"),)
+
+    id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
+    at: Mapped[datetime] = mapped_column(default=db_now())
+    key_id: Mapped[str | None] = mapped_column(String(ID_LENGTH))
+    peer: Mapped[str | None] = mapped_column(String(64))
+    method: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str] = mapped_column(String(200))
+    target: Mapped[str | None] = mapped_column(String(64))  # what was made, e.g. jobs/0123456789ab
+    status: Mapped[int]
+    code: Mapped[str | None] = mapped_column(String(64))  # of the problem
+    request_id: Mapped[str] = mapped_column(String(64))  # of the first, where `count` is more than 1
+    count: Mapped[int] = mapped_column(default=1)  # refusals that are alike, within a minute
