@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
 from store.db import db_now, upsert
-from store.models import Json, Worker
+from store.errors import NotFound
+from store.models import Draining, Job, Json, Worker
+from store.states import State
 
 _MISSED: Final = 3
 """Heartbeats that may fail before a worker counts as offline."""
@@ -19,7 +21,7 @@ class Seen(NamedTuple):
 
 
 def register(worker_id: str, *, hostname: str, pid: int, queues: Sequence[str], device: Json, session: Session) -> None:
-    """Sign a worker on; one that had this id before is replaced."""
+    """Sign a worker on; one that had this id before is replaced, but drains on if it was told to drain."""
     row = {"hostname": hostname, "pid": pid, "queues": list(queues), "device": device}
     fresh = {"telemetry": None, "current_job": None, "stopped_at": None}
     insert = upsert(session, Worker).values(id=worker_id, started_at=db_now(), heartbeat_at=db_now(), **row, **fresh)
@@ -44,13 +46,72 @@ def sign_off(worker_id: str, *, session: Session) -> None:
 
 def seen(*, heartbeat_seconds: float, session: Session) -> list[Seen]:
     """All workers, the longest at work first; online by the database's clock, whatever the hosts' clocks say."""
-    recent = Worker.heartbeat_at > db_now(-_MISSED * heartbeat_seconds)
-    online = and_(Worker.stopped_at.is_(None), recent)
-    rows = session.execute(select(Worker, online).order_by(Worker.started_at, Worker.id))
+    rows = session.execute(select(Worker, _online(heartbeat_seconds)).order_by(Worker.started_at, Worker.id))
     return [Seen(worker, bool(is_online)) for worker, is_online in rows]
 
 
+def online(*, heartbeat_seconds: float, session: Session) -> list[Worker]:
+    """Workers that were heard of lately, and have not signed off."""
+    statement = select(Worker).where(_online(heartbeat_seconds)).order_by(Worker.started_at, Worker.id)
+    return list(session.scalars(statement))
+
+
+def get(worker_id: str, *, heartbeat_seconds: float, session: Session) -> Seen:
+    """Raises:
+    NotFound: no worker was ever signed on under this id.
+    """
+    row = session.execute(select(Worker, _online(heartbeat_seconds)).where(Worker.id == worker_id)).first()
+    if row is None:
+        raise NotFound("worker", worker_id)
+    return Seen(row[0], bool(row[1]))
+
+
 def idle_queues(*, heartbeat_seconds: float, session: Session) -> set[str]:
-    """Queues that a worker waits at: online, and without a job."""
-    everyone = seen(heartbeat_seconds=heartbeat_seconds, session=session)
-    return {queue for worker, online in everyone if online and worker.current_job is None for queue in worker.queues}
+    """Queues that a worker waits at: online, without a job, and not told to drain."""
+    everyone = online(heartbeat_seconds=heartbeat_seconds, session=session)
+    idle = [worker for worker in everyone if worker.current_job is None and worker.draining is None]
+    return {queue for worker in idle for queue in worker.queues}
+
+
+def drain(worker_id: str, draining: Draining, *, session: Session) -> None:
+    """From now on the worker can claim nothing, whatever becomes of its process; it learns of it at its next heartbeat.
+
+    Raises:
+        NotFound: as in `get`.
+    """
+    _set_draining(worker_id, draining, session=session)
+
+
+def undrain(worker_id: str, *, session: Session) -> None:
+    """The worker takes jobs again; the next one of each of its queues is to be announced at once.
+
+    Raises:
+        NotFound: as in `get`.
+    """
+    for queue in _set_draining(worker_id, None, session=session):
+        first = select(Job.id).where(Job.state == State.QUEUED, Job.queue == queue)
+        first = first.order_by(Job.priority, Job.created_at, Job.id).limit(1)
+        session.execute(
+            update(Job).where(Job.id == first.scalar_subquery()).values(last_rung_at=None),
+            execution_options={"synchronize_session": False},
+        )
+
+
+def draining(worker_id: str, *, session: Session) -> Draining | None:
+    """What the worker was told, if it is to drain."""
+    told: Draining | None = session.scalar(select(Worker.draining).where(Worker.id == worker_id))
+    return told
+
+
+def _set_draining(worker_id: str, value: Draining | None, *, session: Session) -> list[str]:
+    """Returns the queues of the worker."""
+    statement = update(Worker).where(Worker.id == worker_id).values(draining=value).returning(Worker.queues)
+    queues = session.scalar(statement, execution_options={"synchronize_session": False})
+    if queues is None:
+        raise NotFound("worker", worker_id)
+    return queues
+
+
+def _online(heartbeat_seconds: float) -> ColumnElement[bool]:
+    recent = Worker.heartbeat_at > db_now(-_MISSED * heartbeat_seconds)
+    return and_(Worker.stopped_at.is_(None), recent)
