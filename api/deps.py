@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from api.doorbell import Doorbell
+from api.idempotency import InFlight
 from store.artifacts import ArtifactStore
 from store.db import Database
 from store.settings import Settings
@@ -24,6 +25,7 @@ class Parts:
     doorbell: Doorbell
     dataset_came: Event = field(default_factory=Event)
     """Set when there is a dataset to look through, so that the thread for it need not wait for its next round."""
+    in_flight: InFlight = field(default_factory=InFlight)
 
 
 def parts_of(request: Request) -> Parts:

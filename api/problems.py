@@ -14,7 +14,16 @@ from starlette.exceptions import HTTPException
 from api.allowed import allowed_methods
 from api.schemas import FieldProblem, ProblemDetails
 from api.validation import field_problems
-from store.errors import IdempotencyConflict, NameTaken, NotFound, OutsideRoots, StoreError, TeacherNotReady
+from store.errors import (
+    IdempotencyConflict,
+    IdempotencyInFlight,
+    NameTaken,
+    NotFound,
+    OutsideRoots,
+    QuotaExceeded,
+    StoreError,
+    TeacherNotReady,
+)
 from store.states import IllegalTransition
 
 log = logging.getLogger("api")
@@ -43,13 +52,21 @@ class ProblemError(Exception):
         self.headers = dict(headers or {})
 
 
-_STORE_STATUS = {NotFound: 404, TeacherNotReady: 409, NameTaken: 409, IdempotencyConflict: 422, OutsideRoots: 422}
+_STORE_STATUS = {
+    NotFound: 404,
+    TeacherNotReady: 409,
+    NameTaken: 409,
+    IdempotencyConflict: 422,
+    OutsideRoots: 422,
+    QuotaExceeded: 403,
+}
 
 
 def of_store(error: StoreError) -> ProblemError:
     """What the store refused, as the answer to a request."""
     code = f"{error.kind}_not_found" if isinstance(error, NotFound) else error.code
-    return ProblemError(_STORE_STATUS.get(type(error), 409), code, str(error))
+    headers = {"Retry-After": "1"} if isinstance(error, IdempotencyInFlight) else None
+    return ProblemError(_STORE_STATUS.get(type(error), 409), code, str(error), headers=headers)
 
 
 def request_id_of(request: Request) -> str:

@@ -12,7 +12,7 @@ from api.deps import Parts
 from api.problems import ProblemError
 from api.schemas import DryRun, FieldProblem, Job, SpecProblem
 from api.views import job_full
-from store import datasets, jobs
+from store import datasets, idempotency, jobs
 from store.errors import NotFound, OutsideRoots, TeacherNotReady
 from store.models import Dataset, Json
 from tid_core.facts import DatasetFacts
@@ -65,11 +65,14 @@ def submit(spec: JobSpec, parts: Parts, *, idempotency_key: str | None) -> Submi
     Raises:
         ProblemError: 422 with every problem of the spec; 409 where only the state of other things is in the way.
         IdempotencyConflict: the key was used with another request.
+        IdempotencyInFlight: another request with the key is at work.
     """
     digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
-    with parts.database.write() as session:
-        if idempotency_key and (known := jobs.by_key(idempotency_key, digest, session=session)):
-            return Submitted(job_full(known, session=session), replayed=True)
+    with parts.in_flight.only("job", idempotency_key), parts.database.write() as session:
+        if idempotency_key:
+            idempotency.hold("job", idempotency_key, session=session)
+            if known := jobs.by_key(idempotency_key, digest, session=session):
+                return Submitted(job_full(known, session=session), replayed=True)
         review = review_spec(spec, parts, session=session)
         if review.errors or review.dataset is None:
             raise refusal(review.errors)

@@ -13,7 +13,7 @@ from api.submission import Review, refusal, review_spec
 from api.sweep_schemas import PlannedJob, Sweep, SweepDryRun
 from api.sweep_views import sweep_full
 from api.validation import field_problems
-from store import datasets, sweeps
+from store import datasets, idempotency, sweeps
 from tid_core.sweep import InvalidPoint, SweepInvalid, SweepJob, SweepSpec, expand, in_points, locate
 
 MAX_PROBLEMS = 100
@@ -47,12 +47,15 @@ def submit(sweep: SweepSpec, parts: Parts, *, idempotency_key: str | None) -> Su
         ProblemError: 422 with every problem of every job, or with those of the axes; 409 where only the state of other
             things is in the way.
         IdempotencyConflict: the key was used with another request.
+        IdempotencyInFlight: another request with the key is at work.
     """
     digest = hashlib.sha256(sweep.model_dump_json().encode()).hexdigest()
     planned = _expanded(sweep)
-    with parts.database.write() as session:
-        if idempotency_key and (known := sweeps.by_key(idempotency_key, digest, session=session)):
-            return SubmittedSweep(sweep_full(known, session=session), replayed=True)
+    with parts.in_flight.only("sweep", idempotency_key), parts.database.write() as session:
+        if idempotency_key:
+            idempotency.hold("sweep", idempotency_key, session=session)
+            if known := sweeps.by_key(idempotency_key, digest, session=session):
+                return SubmittedSweep(sweep_full(known, session=session), replayed=True)
         reviews = _reviews(planned, parts, session=session)
         if errors := _errors(_problems(sweep, planned, reviews)):
             raise refusal(errors, what="sweep")

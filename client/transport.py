@@ -66,7 +66,7 @@ class Transport:
                 continue
             if response.status_code in accept:
                 return response
-            if response.status_code in BUSY and not last:
+            if not last and _is_busy(response):
                 self.pause(attempt, response.headers.get("Retry-After"))
                 continue
             return checked(response)
@@ -104,6 +104,13 @@ class Transport:
 
     def close(self) -> None:
         self.http.close()
+
+
+def _is_busy(response: httpx.Response) -> bool:
+    """Whether the same request may be answered in a moment: the server is, or another try of it is still at work."""
+    if response.status_code == 409:
+        return b"idempotency_in_flight" in response.content
+    return response.status_code in BUSY
 
 
 def checked(response: httpx.Response) -> httpx.Response:

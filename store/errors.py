@@ -33,16 +33,34 @@ class IdempotencyConflict(StoreError):
     code = "idempotency_conflict"
 
     def __init__(self, key: str, row_id: str, kind: str = "job") -> None:
-        used = f"the Idempotency-Key {key!r} was used for {kind} {row_id}"
-        super().__init__(f"{used} with another request; use a new key")
+        super().__init__(f"the Idempotency-Key was used for {kind} {row_id} with another request; use a new key")
         self.key = key
         self.row_id = row_id
+
+
+class IdempotencyInFlight(StoreError):
+    """Another request with the same Idempotency-Key is at work: ask again in a moment for its answer."""
+
+    code = "idempotency_in_flight"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"another request with this Idempotency-Key is making its {kind}; send it again in a second")
 
 
 class TeacherNotReady(StoreError):
     """The job named as a teacher (or as initial weights) has no such checkpoint to give."""
 
     code = "teacher_not_ready"
+
+
+class JobInUse(StoreError):
+    """Jobs that have not ended need its weights."""
+
+    code = "job_in_use"
+
+    def __init__(self, job_id: str, user_ids: list[str]) -> None:
+        super().__init__(f"the weights of job {job_id} are needed by {', '.join(user_ids)}; cancel them, or wait")
+        self.user_ids = user_ids
 
 
 class NameTaken(StoreError):
@@ -102,3 +120,13 @@ class HoldLost(StoreError):
 
     def __init__(self, dataset_id: str) -> None:
         super().__init__(f"this process no longer works on dataset {dataset_id}")
+
+
+class QuotaExceeded(StoreError):
+    """403 and not 429: to ask again helps only once jobs have ended."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, name: str, what: str, number: int, limit: int) -> None:
+        detail = f"with this request the key {name!r} would have {number} {what}; its quota is {limit}"
+        super().__init__(f"{detail}; wait until jobs have ended, cancel some, or ask for a key with a larger quota")

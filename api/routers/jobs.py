@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from api import paging, submission
+from api import idempotency, paging, submission
 from api.deps import PartsDep, ReadSession, WriteSession
 from api.schemas import DryRun, Job, JobSummary, Page
 from api.views import job_full, job_summaries
@@ -23,17 +23,14 @@ Text = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00]*$")
     name="create",
     status_code=201,
     response_model=Job,
-    responses={200: {"model": DryRun, "description": "The answer to `dry_run=true`."}},
+    responses={200: {"model": DryRun, "description": "The answer to `dry_run=true`."}, 201: idempotency.ANSWER},
 )
 def create(
     spec: JobSpec,
     parts: PartsDep,
     response: Response,
+    key: idempotency.IdempotencyKey,
     dry_run: Annotated[bool, Query(description="Only say whether the job would be accepted.")] = False,
-    idempotency_key: Annotated[
-        str | None,
-        Header(pattern=r"^[\x21-\x7e]{1,255}$", description="The same key and body again give the same job."),
-    ] = None,
 ) -> Job | Response:
     """Check a job and queue it, with its baseline twin where `baseline: true`.
 
@@ -43,10 +40,10 @@ def create(
     if dry_run:
         answer: DryRun = submission.dry_run(spec, parts)
         return JSONResponse(answer.model_dump(mode="json"))
-    submitted = submission.submit(spec, parts, idempotency_key=idempotency_key)
+    submitted = submission.submit(spec, parts, idempotency_key=key)
     response.headers["Location"] = f"/jobs/{submitted.job.id}"
     if submitted.replayed:
-        response.headers["Idempotency-Replayed"] = "true"
+        response.headers[idempotency.REPLAYED] = "true"
     return submitted.job
 
 

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api import paging, sweeping
+from api import idempotency, paging, sweeping
 from api.deps import PartsDep, ReadSession, WriteSession
 from api.routers.jobs import Text
 from api.routers.results import prefers
@@ -25,17 +25,14 @@ router = APIRouter(prefix="/sweeps", tags=["sweeps"])
     name="create",
     status_code=201,
     response_model=Sweep,
-    responses={200: {"model": SweepDryRun, "description": "The answer to `dry_run=true`."}},
+    responses={200: {"model": SweepDryRun, "description": "The answer to `dry_run=true`."}, 201: idempotency.ANSWER},
 )
 def create(
     sweep: SweepSpec,
     parts: PartsDep,
     response: Response,
+    key: idempotency.IdempotencyKey,
     dry_run: Annotated[bool, Query(description="Only say whether the sweep would be accepted.")] = False,
-    idempotency_key: Annotated[
-        str | None,
-        Header(pattern=r"^[\x21-\x7e]{1,255}$", description="The same key and body again give the same sweep."),
-    ] = None,
 ) -> Sweep | Response:
     """Queue a job for every combination of the axes, and once for each seed and recipe the baseline that they share.
 
@@ -45,10 +42,10 @@ def create(
     if dry_run:
         answer: SweepDryRun = sweeping.dry_run(sweep, parts)
         return JSONResponse(answer.model_dump(mode="json"))
-    submitted = sweeping.submit(sweep, parts, idempotency_key=idempotency_key)
+    submitted = sweeping.submit(sweep, parts, idempotency_key=key)
     response.headers["Location"] = f"/sweeps/{submitted.sweep.id}"
     if submitted.replayed:
-        response.headers["Idempotency-Replayed"] = "true"
+        response.headers[idempotency.REPLAYED] = "true"
     return submitted.sweep
 
 

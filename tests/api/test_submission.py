@@ -1,7 +1,6 @@
 """POST /jobs: what is accepted, what is refused, and what is left behind."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +124,6 @@ def test_weight_files_must_lie_under_a_root_by_real_path(
     assert codes(post(root / "none.pt")) == {("file_not_found", "/student/weights/file")}
     accepted = post(root / "own.pt")
     assert accepted.json()["spec"]["student"]["weights"]["file"] == str((root / "own.pt").resolve())
-
-
-@pytest.mark.usefixtures("pets")
-def test_one_key_makes_one_job(client: TestClient, spec: Spec) -> None:
-    key = {"Idempotency-Key": "k-1"}
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: client.post("/jobs", json=spec(), headers=key), range(16)))
-    assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.json()["id"] for answer in answers}) == 1
-    assert sum("Idempotency-Replayed" in answer.headers for answer in answers) == 15
-    assert len(client.get("/jobs").json()["data"]) == 1
-    other = client.post("/jobs", json=spec(name="other"), headers=key)
-    assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
 
 
 @pytest.mark.parametrize(
