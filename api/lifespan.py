@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from api.deps import Parts
 from api.doorbell import Doorbell
 from api.indexing import Indexer
+from api.readiness import Readiness
 from api.reaping import Reaper
 from store.artifacts import FolderArtifacts
 from store.db import Database
@@ -34,6 +35,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         doorbell=Doorbell(settings.broker_url),
     )
     app.state.parts = parts
+    app.state.readiness = Readiness(parts)
     reaper, indexer = Reaper(parts), Indexer(parts)
     reaper.start()
     indexer.start()

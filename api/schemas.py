@@ -414,10 +414,15 @@ class Health(Out):
     version: str
 
 
+DependencyName = Literal["database", "migrations", "broker", "artifacts", "uploads", "reaper", "workers"]
+
+
 class Dependency(Out):
-    name: Literal["database", "migrations", "broker"]
+    name: DependencyName
     ok: bool
-    detail: str
+    required: bool = Field(description="Whether the service is not ready without it.")
+    detail: str = Field(description="What is wrong, or `ok`.")
+    remedy: str | None = Field(description="How to mend it; null where it is well.")
 
 
 class Readiness(Out):

