@@ -84,6 +84,7 @@ def test_a_key_at_work_in_another_process(client: TestClient, database: Database
     """PostgreSQL tells at once; SQLite lets the request wait for the other one's transaction."""
     answers: list[Any] = []
     with database.write() as session:
+        session.connection()  # begins the transaction
         idempotency.hold(PATHS[path], "k-1", session=session)
         asking = threading.Thread(target=lambda: answers.append(client.post(path, json=body(path), headers=KEY)))
         asking.start()
