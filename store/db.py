@@ -1,6 +1,6 @@
 """The database: engines for SQLite and PostgreSQL, sessions for reading and writing, and the database's own clock."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,10 +24,18 @@ from sqlalchemy.types import TypeDecorator
 
 from store.settings import normal_url
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BUSY_SECONDS = 30
 _READ_ONLY = "tid_read_only"
+# Seconds and milliseconds after which a server counts as gone, also one whose host vanished without a word.
+_POSTGRES_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 
 class UTCTime(TypeDecorator[datetime]):
@@ -41,10 +49,10 @@ class UTCTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"{value!r} has no time zone; use datetime.now(UTC)")
-        return (value - _EPOCH) // _MICROSECOND
+        return (value - EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        return None if value is None else EPOCH + value * _MICROSECOND
 
 
 class _Now(FunctionElement[int]):
@@ -74,7 +82,8 @@ def make_engine(url: str, *, foreign_keys: bool = True) -> Engine:
     """An engine set up as this service needs it. `foreign_keys=False` is for migrations, which rebuild tables."""
     parsed = make_url(normal_url(url))
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed, pool_pre_ping=True)
+        patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in parsed.query}
+        return create_engine(parsed, pool_pre_ping=True, connect_args=patience)
     # isolation_level None: the driver starts no transaction of its own, `_begin` does.
     engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None})
 
@@ -118,6 +127,10 @@ class Database:
         """A transaction that only reads: a write in it is refused by the database."""
         with self._readers() as session:
             yield session
+
+    def listen(self, name: str, hook: Callable[..., None]) -> None:
+        """Call `hook` at an event of SQLAlchemy, in every session of this object that writes."""
+        event.listen(self._writers, name, hook)
 
     def close(self) -> None:
         self.engine.dispose()

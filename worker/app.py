@@ -5,10 +5,12 @@ claim in the database decides who runs what. Hence early acknowledgement, no pre
 """
 
 import logging
+import time
 from typing import Any, ClassVar
 
 from celery import Celery, Task, bootsteps
 from celery.signals import worker_shutdown, worker_shutting_down
+from celery.worker import state
 from celery.worker.request import Request
 from kombu.entity import Queue
 
@@ -20,6 +22,7 @@ from worker.shutdown import StopFlag
 
 log = logging.getLogger("worker")
 
+_RETRY_SECONDS = 1.0
 SETTINGS = load_as(WorkerSettings)
 PRESENCE = Presence(SETTINGS)
 STOP = StopFlag()  # here, because the pool forks after this module is imported
@@ -80,7 +83,9 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
             PRESENCE.beat()
             self.deaf.check(app)
 
-        beat()
+        while not PRESENCE.beat():  # without a database, what a message asks for could not be done
+            state.maybe_shutdown()
+            time.sleep(_RETRY_SECONDS)
         self.timer = consumer.timer.call_repeatedly(SETTINGS.heartbeat_seconds, beat)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 (the signature is Celery's)

@@ -20,7 +20,6 @@ log = logging.getLogger("worker")
 Result = TypeVar("Result")
 AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
 _RETRY_SECONDS = 1.0
-_PATIENCE_LEASES = 3
 
 
 class Away(Exception):
@@ -35,14 +34,16 @@ class Link:
     """The database as seen by the owner of one job.
 
     Args:
-        lease_seconds: how long each renewal lasts. After three times as long without one the owner gives up: sooner
-            would throw away work when the database is restarted, and a write under a lost lease is refused anyway.
+        lease_seconds: how long each renewal lasts.
+        patience: seconds without a renewal after which the owner gives up. Longer than a lease: a database that is away
+            is away for those, too, who would take the job, and a write under a lost lease is refused anyway.
     """
 
-    def __init__(self, database: Database, claim: Claim, lease_seconds: float) -> None:
+    def __init__(self, database: Database, claim: Claim, lease_seconds: float, *, patience: float) -> None:
         self.claim = claim
         self._database = database
         self._lease_seconds = lease_seconds
+        self._patience = patience
         self._renewed_at = time.monotonic()
         self._tried_at = 0.0
         self._away = False
@@ -61,7 +62,7 @@ class Link:
         Raises:
             LeaseLost: the job has another owner or none.
             Away: the database does not answer, or did not a moment ago.
-            OwnershipUnknown: it has not answered for three leases.
+            OwnershipUnknown: it has not answered for as long as this owner is patient.
         """
         if self._away and time.monotonic() - self._tried_at < _RETRY_SECONDS:
             raise Away
@@ -93,5 +94,5 @@ class Link:
         if not self._away:
             log.warning("job %s: the database does not answer, training goes on: %s", self.claim.job_id, error)
         self._away, self._tried_at = True, time.monotonic()
-        if self.silence > _PATIENCE_LEASES * self._lease_seconds:
+        if self.silence > self._patience:
             raise OwnershipUnknown(f"no renewal of the lease for {self.silence:.0f} s") from error

@@ -15,6 +15,7 @@ from tid_core.data.index import index_splits
 from tid_core.events import TrainingFailure
 from tid_core.plan import RunPlan, SplitPaths, TeacherPlan
 from tid_core.spec import FileWeights, JobSpec, JobWeights
+from worker import leftovers
 from worker.settings import WorkerSettings
 from worker.uploads import Storage
 
@@ -48,7 +49,7 @@ def prepare(claim: Claim, database: Database, settings: WorkerSettings, storage:
     """
     with database.read() as session:
         records = _read(claim, session)
-    _clear(scratch)
+    _clear(scratch, claim.attempt)
     spec = with_threads(records.spec, settings.threads)
     splits = _splits(records.dataset, storage)
     return RunPlan(
@@ -158,7 +159,12 @@ def _local(file: Path) -> Path:
     return file
 
 
-def _clear(scratch: Path) -> None:
-    """An empty folder; what earlier attempts at this job left on this machine goes."""
-    shutil.rmtree(scratch.parent, ignore_errors=True)
+def _clear(scratch: Path, attempt: int) -> None:
+    """An empty folder; what earlier attempts at this job left on this machine goes.
+
+    Later ones keep theirs: a worker that was frozen may come here when another has long taken its job.
+    """
+    for number, folder in leftovers.attempts(scratch.parent):
+        if number <= attempt:
+            shutil.rmtree(folder, ignore_errors=True)
     scratch.mkdir(parents=True)

@@ -5,13 +5,14 @@ import os
 import socket
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from store import workers
-from store.db import Database, db_now
+from store import reaper, workers
+from store.db import Database
 from store.models import Job
+from worker import leftovers
 from worker.settings import WorkerSettings
 from worker.telemetry import device_facts, gpu_facts, load
 
@@ -30,8 +31,12 @@ class Presence:
         self._silent = False
         self._first = True
 
-    def beat(self) -> None:
-        """Say that the worker is there. A database that is away is noted once and tried again at the next beat."""
+    def beat(self) -> bool:
+        """Say that the worker is there. A database that is away is noted once and tried again at the next beat.
+
+        Returns:
+            Whether it was written. Until the first one is, no job may be claimed: it would count as left over.
+        """
         try:
             self._write()
         except SQLAlchemyError as error:
@@ -40,6 +45,7 @@ class Presence:
             self._silent = True
         else:
             self._silent = False
+        return not self._silent
 
     def leave(self) -> None:
         """Say that the worker is gone; where that cannot be written, its silence will tell."""
@@ -53,16 +59,16 @@ class Presence:
             database.close()
 
     def _write(self) -> None:
-        first, self._first = self._first, False
         telemetry = self._telemetry()
         database = Database(self._settings.database_url)
         try:
             with database.write() as session:
-                if first:
-                    self._release(session)
+                if self._first:
+                    self._begin(session)
                 if not self._heartbeat(telemetry, session):
                     self._register(session)
                     self._heartbeat(telemetry, session)
+            self._first = False
         finally:
             database.close()
 
@@ -72,12 +78,13 @@ class Presence:
         job_id = session.scalar(owned)
         return workers.heartbeat(worker_id, current_job=job_id, telemetry=telemetry, session=session)
 
-    def _release(self, session: Session) -> None:
-        """What is leased under this name before it was ever used belonged to a process that is gone: the reaper need
-        not wait for the end of that lease. Were the process alive after all, its writes would be refused.
-        """
-        held = (Job.worker_id == self._settings.worker_id, Job.lease_token.is_not(None))
-        session.execute(update(Job).where(*held).values(lease_expires_at=db_now(-1.0)))
+    def _begin(self, session: Session) -> None:
+        """What the processes before this one left: jobs under its name, and files of attempts that are over."""
+        for expired in reaper.expire_of(self._settings.worker_id, session=session):
+            log.warning(
+                "attempt %d of job %s was lost with this worker's last process", expired.attempt, expired.job_id
+            )
+        leftovers.clear(self._settings.home / "work", session=session)
 
     def _register(self, session: Session) -> None:
         workers.register(

@@ -49,6 +49,7 @@ class Recorder:
         self.finished: Finished | None = None
         self.log_tail = ""
         self._lost: dict[str, Ending] = {}
+        self._troubles: set[str] = set()
         self._claim, self._storage, self._log_bytes = claim, storage, settings.log_bytes
         self._batch = _Batch()
         self._outdated: list[str] = []
@@ -71,13 +72,19 @@ class Recorder:
 
     def collect(self) -> None:
         """Take over the uploads that have ended."""
+        if self._storage.trouble is not None:
+            self._note_trouble(self._storage.trouble)
         for upload in self._storage.collect():
+            event = upload.event
             if upload.failure is not None:
-                self._note_failure(upload.event, upload.failure)
-                continue
-            self._batch.uploads.append(upload)
-            if isinstance(upload.event, Checkpoint):
-                self._lost.pop(upload.event.name, None)
+                self._note_failure(event, upload.failure)
+            elif isinstance(event, ResumeState) and self._lost:
+                # An attempt that continued from here would never write that checkpoint.
+                self._storage.discard([self._storage.state_key(event)])
+            else:
+                self._batch.uploads.append(upload)
+                if isinstance(event, Checkpoint):
+                    self._lost.pop(event.name, None)
 
     def write(self, session: Session) -> None:
         """Write the batch.
@@ -144,7 +151,13 @@ class Recorder:
         if isinstance(event, Checkpoint):
             self._lost[event.name] = failure
         else:
-            self._batch.warnings.append(Warned(code=failure.reason, detail=failure.detail))
+            self._note_trouble(failure)
+
+    def _note_trouble(self, trouble: Ending) -> None:
+        """Once of each kind in an attempt: every file that the store does not take would say the same."""
+        if trouble.reason not in self._troubles:
+            self._troubles.add(trouble.reason)
+            self._batch.warnings.append(Warned(code=trouble.reason, detail=trouble.detail))
 
 
 def _write_started(claim: Claim, event: Started, session: Session) -> None:

@@ -27,6 +27,12 @@ class WorkerSettings(Settings):
     deaf_seconds: float = Field(
         60.0, gt=0, description="An idle worker that lets messages lie for this long ends, to be started again."
     )
+    offline_seconds: float = Field(
+        600.0, gt=0, description="How long a training goes on while its worker cannot reach the database."
+    )
     storage_seconds: float = Field(
-        60.0, gt=0, description="How long a file is offered to an artifact store that does not take it, e.g. is full."
+        60.0, gt=0, description="How long a file is offered to an artifact store that cannot take it."
+    )
+    full_seconds: float = Field(
+        86_400.0, gt=0, description="How long a file waits for room in an artifact store that is full."
     )

@@ -1,7 +1,6 @@
 """One attempt at one job: claim, plan, start the training, keep the database up to date, settle how it ended."""
 
 import logging
-import shutil
 import signal
 import threading
 import time
@@ -19,6 +18,7 @@ from store.fencing import Claim
 from store.states import Outcome, State
 from tid_core.events import TrainingFailure
 from tid_core.plan import RunPlan
+from worker import leftovers
 from worker.child import Child
 from worker.endings import CRASHES, explain
 from worker.link import AWAY, Away, Link, OwnershipUnknown
@@ -63,7 +63,7 @@ class Supervisor:
 
     def __init__(self, claim: Claim, database: Database, settings: WorkerSettings, stop: StopFlag) -> None:
         self._claim, self._database, self._settings, self._stop_flag = claim, database, settings, stop
-        self._link = Link(database, claim, settings.lease_seconds)
+        self._link = Link(database, claim, settings.lease_seconds, patience=settings.offline_seconds)
         self._storage = Storage(settings, claim)
         self._recorder = Recorder(claim, self._storage, settings)
         self._stop = StopRequest(settings)
@@ -85,7 +85,7 @@ class Supervisor:
                 self._report_crash("worker_error", f"{type(error).__name__}: {error}")
             finally:
                 self._storage.close()
-                shutil.rmtree(self._scratch, ignore_errors=True)
+                leftovers.remove(self._scratch)
 
     # -- the three parts of an attempt
 
@@ -120,6 +120,9 @@ class Supervisor:
         while self._storage.busy:
             time.sleep(_LISTEN_SECONDS / 4)
             self._synchronise()
+            self._look_for_requests()
+            if self._stop.reason is not None:
+                self._storage.give_up()
         self._recorder.collect()
         self._link.insist(self._recorder.write)
         self._recorder.clear()
@@ -142,6 +145,9 @@ class Supervisor:
 
     def _finish_succeeded(self) -> None:
         lost = self._recorder.lost_checkpoint
+        if lost is not None and self._stop.reason is Reason.SHUTDOWN:  # nobody waited for it
+            self._end(lambda session: claims.hand_back(self._claim, detail=lost.detail, session=session))
+            return
         if lost is not None:
             self._report_crash(lost.reason, lost.detail)
             return

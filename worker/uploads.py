@@ -1,10 +1,12 @@
 """Files between the training's folder and the artifact store, moved in a thread so that leases and logs do not wait.
 
 One thread, so files arrive in the order in which they were announced. Keys hold the attempt and the step: a worker that
-lost its job cannot overwrite what its successor stores.
+lost its job cannot overwrite what its successor stores. While the store is full the files wait, and the training goes
+on; of those that the training has replaced meanwhile, only the newest is stored in the end.
 """
 
 import errno
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,11 +41,15 @@ class Storage:
 
     def __init__(self, settings: WorkerSettings, claim: Claim) -> None:
         self._store: ArtifactStore = FolderArtifacts(settings.artifacts)
-        self._patience = settings.storage_seconds
+        self._patience = {False: settings.storage_seconds, True: settings.full_seconds}
         self._prefix = f"jobs/{claim.job_id}/attempt-{claim.attempt}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="storage")
         self._uploads: list[Future[Upload | None]] = []
+        self._newest: dict[tuple[str, str], FileEvent] = {}
+        self._hurry = threading.Event()
         self._closed = False
+        self.trouble: Ending | None = None
+        """Why a file has to wait, if one does."""
 
     @property
     def busy(self) -> bool:
@@ -54,6 +60,7 @@ class Storage:
         return self._thread.submit(work)
 
     def upload(self, event: FileEvent) -> None:
+        self._newest[_role(event)] = event
         self._uploads.append(self._thread.submit(self._upload, event))
 
     def collect(self) -> list[Upload]:
@@ -76,8 +83,13 @@ class Storage:
         if keys and not self._closed:
             self._thread.submit(self._discard, keys)
 
+    def give_up(self) -> None:
+        """From now on each file is offered once: nothing is waited for any more."""
+        self._hurry.set()
+
     def close(self) -> None:
         """Give up the uploads that still wait, do the deletions, and end the thread."""
+        self.give_up()
         self._closed = True
         for upload in self._uploads:
             upload.cancel()
@@ -86,21 +98,41 @@ class Storage:
     # -- in the thread
 
     def _upload(self, event: FileEvent) -> Upload | None:
-        deadline = time.monotonic() + self._patience
+        since = time.monotonic()
         while True:
             try:
-                files = {name: self._store.put(key, path) for name, key, path in self._files(event)}
-                changed = _difference(event, files)
-                if changed is not None:
-                    self._discard([file.key for file in files.values()])
-                return Upload(event, files, changed)
+                upload = self._offer(event)
             except OSError as error:
-                if isinstance(event, ResumeState) and not event.path.exists():
-                    self._discard([self.state_key(event)])
-                    return None  # newer ones have taken its place
-                if self._closed or time.monotonic() > deadline:
-                    return Upload(event, {}, _storage_failure(error))
-                time.sleep(min(_RETRY_SECONDS, self._patience))
+                if self._is_outdated(event):
+                    return None
+                self.trouble = _storage_failure(error)
+                patience = self._patience[error.errno in _FULL]
+                if self._hurry.is_set() or time.monotonic() - since > patience:
+                    return Upload(event, {}, self.trouble)
+                self._hurry.wait(min(_RETRY_SECONDS, patience))
+            else:
+                self.trouble = None
+                return upload
+
+    def _offer(self, event: FileEvent) -> Upload | None:
+        files = {name: self._store.put(key, path) for name, key, path in self._files(event)}
+        changed = _difference(event, files)
+        if changed is not None:
+            self._discard([file.key for file in files.values()])
+            if self._newest[_role(event)] is not event:
+                return None
+        return Upload(event, files, changed)
+
+    def _is_outdated(self, event: FileEvent) -> bool:
+        """Whether the training has replaced what cannot be stored; what was stored of it then goes."""
+        if isinstance(event, ResumeState) and not event.path.exists():
+            self._discard([self.state_key(event)])
+            return True
+        if self._newest[_role(event)] is event:
+            return False
+        if isinstance(event, Checkpoint):
+            self._discard([key for _, key, _ in self._files(event)])
+        return True
 
     def _files(self, event: FileEvent) -> list[tuple[str, str, Path]]:
         """Name, key and path of each file."""
@@ -118,13 +150,20 @@ class Storage:
                 self._store.delete(key)
 
 
+def _role(event: FileEvent) -> tuple[str, str]:
+    """What a later event of the same role takes the place of. A state has no such role: two of them are kept."""
+    if isinstance(event, ResumeState):
+        return ("resume_state", event.path.name)
+    return (event.kind if isinstance(event, Artifact) else "checkpoint", event.name)
+
+
 def _storage_failure(error: OSError) -> Ending:
     code = "disk_full" if error.errno in _FULL else "storage_failed"
     return Ending(code, f"the artifact store does not take {error.filename or 'a file'}: {error.strerror or error}")
 
 
 def _difference(event: FileEvent, files: Mapping[str, Stored]) -> Ending | None:
-    """A checkpoint that the training replaced while it was being stored; the event of its successor is on its way."""
+    """A checkpoint that the training replaced while it was being stored; the event of its successor follows."""
     changed = [
         name for name, file in files.items() if isinstance(event, Checkpoint) and file.sha256 != event.sha256[name]
     ]

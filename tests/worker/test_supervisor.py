@@ -123,7 +123,9 @@ def test_a_training_outlives_an_absence_of_the_database(
 
 
 def test_an_owner_without_a_database_gives_up_in_the_end(remote: Any) -> None:
-    remote.settings = remote.settings.model_copy(update={"lease_seconds": 0.4, "heartbeat_seconds": 0.1})
+    remote.settings = remote.settings.model_copy(
+        update={"lease_seconds": 0.4, "heartbeat_seconds": 0.1, "offline_seconds": 1.2}
+    )
     job_id = remote.submit()
     thread = remote.start(job_id)
     child = remote.freeze(job_id, step=1)
