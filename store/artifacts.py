@@ -15,6 +15,16 @@ _KEY_LENGTH: Final = 512
 _TEMPORARY: Final = ".tmp-"
 
 
+def job_key(job_id: str) -> str:
+    """Key of the folder that everything of a job lies in."""
+    return f"jobs/{job_id}"
+
+
+def attempt_key(job_id: str, attempt: int) -> str:
+    """Key of the folder that one attempt writes to, and no other."""
+    return f"{job_key(job_id)}/attempt-{attempt}"
+
+
 class Stored(NamedTuple):
     key: str
     sha256: str

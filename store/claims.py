@@ -1,18 +1,21 @@
 """Jobs as workers see them: claim, renew, report, let go. Only `claim` is open to all; the rest is for the owner."""
 
 import secrets
+from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from store import metrics
 from store.db import db_now
 from store.endings import let_go, try_again
 from store.fencing import Claim, guard, move
-from store.models import Attempt, Dataset, Job, Json
+from store.models import Attempt, Dataset, Job, Json, Worker
+from store.reasons import WORKER_STOPPED
 from store.states import WITHOUT_WORKER, Outcome, State
 from store.text import storable
+from store.waiting import LOOKED_THROUGH
 
 _FINAL: Final = {
     Outcome.SUCCEEDED: State.SUCCEEDED,
@@ -21,16 +24,29 @@ _FINAL: Final = {
 }
 
 
+def claim_next(worker_id: str, queues: Collection[str], *, lease_seconds: float, session: Session) -> Claim | None:
+    """Become the owner of the first job that waits in these queues: the lowest priority number, then the oldest.
+
+    Of workers that ask at once each gets another job.
+
+    Returns:
+        The proof of ownership, or None where no job can begin, or the worker is to drain.
+    """
+    first = select(Job.id).where(Job.state == State.QUEUED, Job.queue.in_(queues), *_may_begin(worker_id))
+    in_order = first.order_by(Job.priority, Job.created_at, Job.id).limit(1)
+    job_id = session.scalar(in_order.with_for_update(skip_locked=True, of=Job))
+    return None if job_id is None else claim(job_id, worker_id, lease_seconds=lease_seconds, session=session)
+
+
 def claim(job_id: str, worker_id: str, *, lease_seconds: float, session: Session) -> Claim | None:
-    """Become the owner of a queued job, by compare-and-set: of many that try, one gets it.
+    """Become the owner of one queued job, by compare-and-set: of many that try, one gets it.
 
     Returns:
         The proof of ownership, or None where the job is not queued (any more), does not exist, or has to wait until
-        its dataset was looked through (anew, after an update of the service).
+        its dataset was looked through (anew, after an update of the service), or where the worker is to drain.
     """
     token = secrets.token_hex(16)
-    looked_through = select(Dataset.id).where(Dataset.state.in_(("ready", "invalid")))
-    statement = update(Job).where(Job.id == job_id, Job.state == State.QUEUED, Job.dataset_id.in_(looked_through))
+    statement = update(Job).where(Job.id == job_id, Job.state == State.QUEUED, *_may_begin(worker_id))
     attempt = session.scalar(
         statement.values(
             state=State.STARTING,
@@ -50,6 +66,13 @@ def claim(job_id: str, worker_id: str, *, lease_seconds: float, session: Session
     session.add(Attempt(job_id=job_id, number=attempt, worker_id=worker_id, lease_token=token))
     session.flush()
     return Claim(job_id=job_id, attempt=attempt, token=token, worker_id=worker_id)
+
+
+def _may_begin(worker_id: str) -> tuple[ColumnElement[bool], ...]:
+    """What must hold of a queued job and of the worker; here, so that a worker that knows nothing of it is refused."""
+    looked_through = select(Dataset.id).where(Dataset.state.in_(LOOKED_THROUGH))
+    drained = select(Worker.id).where(Worker.id == worker_id, Worker.draining.is_not(None))
+    return Job.dataset_id.in_(looked_through), ~drained.exists()
 
 
 def renew(claim: Claim, *, lease_seconds: float, session: Session) -> State | None:
@@ -129,7 +152,7 @@ def finish(
     return new
 
 
-def hand_back(claim: Claim, *, reason: str = "worker_stopped", detail: str | None = None, session: Session) -> State:
+def hand_back(claim: Claim, *, reason: str = WORKER_STOPPED, detail: str | None = None, session: Session) -> State:
     """Give up the job with its state saved: it is queued again (or paused, or cancelled, as was asked for).
 
     This does not count against `max_attempts`.

@@ -6,10 +6,9 @@ from sqlalchemy.orm import Session
 from store.db import db_now
 from store.fencing import move
 from store.models import Attempt, Job
+from store.reasons import MAX_ATTEMPTS, PAUSED, RESUMED, USER
 from store.states import ENDED, WITHOUT_WORKER, Outcome, State
 from store.text import storable
-
-MAX_ATTEMPTS = "max_attempts"
 
 
 def let_go(
@@ -22,8 +21,10 @@ def let_go(
     """
     detail = storable(detail) if detail else detail
     _end_attempt(job, outcome, reason, detail, session=session)
-    if new is State.CANCELLED:
-        reason = "user"
+    if new in (State.CANCELLED, State.PAUSED):
+        reason = USER
+    elif reason == PAUSED:  # and resumed before the attempt had ended
+        reason = RESUMED
     move(job, new, reason=reason, detail=detail, session=session)
     job.lease_token = job.lease_expires_at = job.eta_seconds = job.progress = None
     job.updated_at = db_now()
@@ -38,7 +39,7 @@ def let_go(
 def try_again(job: Job, outcome: Outcome, *, reason: str, detail: str | None, session: Session) -> State:
     """Take a locked job from an owner that failed it, and queue it again while attempts are left."""
     new = WITHOUT_WORKER[job.state]
-    failures = 1 + _failures(job.id, session=session)
+    failures = 1 + _failures(job, session=session)
     if new is not State.QUEUED or failures < job.max_attempts:
         let_go(job, new, outcome, reason=reason, detail=detail, session=session)
         return new
@@ -57,7 +58,8 @@ def _end_attempt(job: Job, outcome: Outcome, reason: str | None, detail: str | N
     attempt.reason, attempt.detail, attempt.last_step = reason, detail, job.step
 
 
-def _failures(job_id: str, *, session: Session) -> int:
-    """Attempts that ended without a result. One that was handed back is nobody's fault and does not count."""
+def _failures(job: Job, *, session: Session) -> int:
+    """Attempts that ended without a result since the last retry. One that was handed back does not count."""
     ended_badly = Attempt.outcome.in_((Outcome.LOST, Outcome.CRASHED))
-    return session.scalars(select(func.count()).where(Attempt.job_id == job_id, ended_badly)).one()
+    counted = (Attempt.job_id == job.id, Attempt.number > job.forgiven, ended_badly)
+    return session.scalars(select(func.count()).where(*counted)).one()

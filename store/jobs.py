@@ -1,4 +1,4 @@
-"""Jobs as their users see them: submit, read, cancel."""
+"""Jobs as their users see them: submit, read, cancel. What else can be asked of them is in `store.control`."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
@@ -12,7 +12,8 @@ from store.db import UTCTime, db_now
 from store.errors import IdempotencyConflict, NotFound, TeacherNotReady
 from store.fencing import locked, move
 from store.models import Checkpoint, Job, Json
-from store.states import ENDED, State
+from store.reasons import USER
+from store.states import ACTIONS, Action, NotPossible, State
 from tid_core.spec import JobSpec, JobWeights
 
 _AFTER = timedelta(microseconds=1)
@@ -127,17 +128,21 @@ def request_cancel(job_id: str, *, session: Session) -> Job:
 
     Raises:
         NotFound: no such job.
-        IllegalTransition: the job has ended.
+        NotPossible: the job has ended.
     """
     job = locked(job_id, session=session)
     if job.state not in (State.CANCELLING, State.CANCELLED):
         cancel_locked(job, session=session)
-    own_twin = select(Job.id).where(Job.id == job.baseline_job_id, Job.twin_of == job.id)
-    if (twin_id := session.scalar(own_twin)) is not None:
-        twin = locked(twin_id, session=session)
-        if twin.state not in ENDED and twin.state is not State.CANCELLING:
-            cancel_locked(twin, session=session)
+    twin = locked_twin(job, session=session)
+    if twin is not None and twin.state in ACTIONS[Action.CANCEL]:
+        cancel_locked(twin, session=session)
     return job
+
+
+def locked_twin(job: Job, *, session: Session) -> Job | None:
+    """The baseline that is this job's alone, locked. One that the jobs of a sweep share is nobody's."""
+    twin_id = session.scalar(select(Job.id).where(Job.id == job.baseline_job_id, Job.twin_of == job.id))
+    return None if twin_id is None else locked(twin_id, session=session)
 
 
 def teacher_checkpoint(
@@ -171,12 +176,13 @@ def new_row(spec: JobSpec, dataset_id: str, warnings: Sequence[Json], *, session
     teacher_job_id = teacher.job if isinstance(teacher, JobWeights) else None
     for weights in (teacher, spec.student.weights):
         if isinstance(weights, JobWeights):
-            get(weights.job, session=session)
+            _pin(weights.job, session=session)
     return Job(
         name=spec.name,
         spec=spec.model_dump(mode="json"),
         method=spec.method_name,
         queue=spec.resources.queue,
+        priority=spec.resources.priority,
         max_attempts=spec.resources.max_attempts,
         epochs=spec.training.epochs,
         dataset_id=dataset_id,
@@ -184,6 +190,17 @@ def new_row(spec: JobSpec, dataset_id: str, warnings: Sequence[Json], *, session
         warnings=list(warnings),
         last_rung_at=db_now(),
     )
+
+
+def _pin(job_id: str, *, session: Session) -> None:
+    """Keep a job from being deleted before this transaction ends.
+
+    Raises:
+        NotFound: there is no such job (any more).
+    """
+    there = select(Job.id).where(Job.id == job_id).with_for_update(read=True, key_share=True)
+    if session.scalar(there) is None:
+        raise NotFound("job", job_id)
 
 
 def _add_twin(job: Job, spec: JobSpec, warnings: Sequence[Json], *, session: Session) -> None:
@@ -200,10 +217,12 @@ def cancel_locked(job: Job, *, session: Session) -> None:
     """Cancel one job that this transaction has locked.
 
     Raises:
-        IllegalTransition: it has ended, or is being cancelled already.
+        NotPossible: it has ended, or is being cancelled already.
     """
+    if job.state not in ACTIONS[Action.CANCEL]:
+        raise NotPossible(Action.CANCEL, job.id, job.state)
     waiting = job.state in (State.QUEUED, State.PAUSED)
-    move(job, State.CANCELLED if waiting else State.CANCELLING, reason="user", session=session)
+    move(job, State.CANCELLED if waiting else State.CANCELLING, reason=USER, session=session)
     job.updated_at = db_now()
     if waiting:
         job.ended_at = db_now()

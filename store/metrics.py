@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from sqlalchemy import BigInteger, Select, delete, func, literal, select, union, update
+from sqlalchemy import BigInteger, ColumnElement, Select, delete, func, literal, select, union, update
 from sqlalchemy.orm import Session
 
 from store.db import db_now, upsert
 from store.fencing import Claim, guard
 from store.models import Metric, MetricLatest
 
+_MICROSECOND: Final = timedelta(microseconds=1)
 BEST: Final = "val/AP"
 """The series whose maximum is the job's best AP."""
 
@@ -46,23 +48,36 @@ def record(claim: Claim, points: Iterable[Point], *, session: Session) -> None:
         return
     owner = {"job_id": claim.job_id, "attempt": claim.attempt, "superseded": False}
     rows = [{**owner, **point._asdict()} for point in finite.values()]
-    insert = upsert(session, Metric).values(at=db_now())
+    at = _instant(claim.job_id, session=session)
+    insert = upsert(session, Metric).values(at=at)
     replaced = {name: insert.excluded[name] for name in ("value", "epoch", "attempt", "at", "superseded")}
     session.connection().execute(
         insert.on_conflict_do_update(index_elements=["job_id", "name", "step"], set_=replaced), rows
     )
-    _record_latest(claim.job_id, finite.values(), session=session)
+    _record_latest(claim.job_id, finite.values(), at, session=session)
     best = [point.value for point in finite.values() if point.name == BEST]
     if best:
         job.best_ap = max(best if job.best_ap is None else [*best, job.best_ap])
         session.flush()
 
 
-def _record_latest(job_id: str, points: Iterable[Point], *, session: Session) -> None:
+def _instant(job_id: str, *, session: Session) -> datetime:
+    """Now, by the database's clock, and in any case later than all that is stored of this job.
+
+    Listeners know by it what they have heard, so two batches within one tick, or a clock that is set back, must not
+    look the same to them.
+    """
+    newest: ColumnElement[datetime | None] = func.max(MetricLatest.at)
+    statement = select(db_now(), newest).where(MetricLatest.job_id == job_id)
+    now, last = session.execute(statement).tuples().one()
+    return now if last is None else max(now, last + _MICROSECOND)
+
+
+def _record_latest(job_id: str, points: Iterable[Point], at: datetime, *, session: Session) -> None:
     newest = {point.name: point for point in sorted(points, key=lambda point: point.step)}
     if not newest:
         return
-    insert = upsert(session, MetricLatest).values(at=db_now())
+    insert = upsert(session, MetricLatest).values(at=at)
     replaced = {name: insert.excluded[name] for name in ("step", "value", "epoch", "at")}
     insert = insert.on_conflict_do_update(
         index_elements=["job_id", "name"], set_=replaced, where=insert.excluded.step >= MetricLatest.step
@@ -77,6 +92,7 @@ def supersede(claim: Claim, step: int, *, session: Session) -> float | None:
         The best AP of what remains.
     """
     names = session.scalars(select(MetricLatest.name).where(MetricLatest.job_id == claim.job_id)).all()
+    at = _instant(claim.job_id, session=session)
     series = (Metric.job_id == claim.job_id, Metric.name.in_(names))
     beyond = Metric.step > step if step > 0 else Metric.step >= 0
     earlier = Metric.attempt < claim.attempt
@@ -87,9 +103,16 @@ def supersede(claim: Claim, step: int, *, session: Session) -> float | None:
     session.execute(delete(MetricLatest).where(MetricLatest.job_id == claim.job_id))
     for name in names:
         newest = _samples(_points(claim.job_id, name).order_by(Metric.step.desc()).limit(1), session=session)
-        _record_latest(claim.job_id, [Point(name, *sample) for sample in newest], session=session)
+        _record_latest(claim.job_id, [Point(name, *sample) for sample in newest], at, session=session)
     valid = (Metric.job_id == claim.job_id, Metric.name == BEST, ~Metric.superseded)
     return session.scalar(select(func.max(Metric.value)).where(*valid))
+
+
+def forget(job_id: str, *, session: Session) -> None:
+    """Set aside everything that was measured so far: a new attempt begins at the first step."""
+    everything = update(Metric).where(Metric.job_id == job_id).values(superseded=True)
+    session.execute(everything, execution_options={"synchronize_session": False})
+    session.execute(delete(MetricLatest).where(MetricLatest.job_id == job_id))
 
 
 def names(job_id: str, *, session: Session) -> list[str]:

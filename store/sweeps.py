@@ -116,7 +116,12 @@ def counts(sweep_ids: Collection[str], *, session: Session) -> dict[str, Counter
 
 
 def state_of(states: Counter[State]) -> SweepState:
-    """`queued` before the first job begins, `running` until the last has ended; then `failed` where one has."""
+    """`queued` before the first job begins, `running` until the last has ended; then `failed` where one has.
+
+    A sweep whose jobs have all been deleted is `cancelled`: it has no result, and never will have.
+    """
+    if not states.total():
+        return "cancelled"
     if states[State.QUEUED] == states.total():
         return "queued"
     if any(state not in ENDED for state, number in states.items() if number):

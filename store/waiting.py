@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Literal, NamedTuple, get_args
 
-from sqlalchemy import func, select
+from sqlalchemy import func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from store import workers
+from store.db import UTCTime
 from store.models import Dataset, Job
 from store.states import State
 
@@ -89,12 +90,20 @@ def _for_worker(queue: str, position: int, crew: _Crew) -> Waiting:
 
 
 def _places(queued: Sequence[Job], *, session: Session) -> dict[str, int]:
-    """One pass over the waiting jobs of the queues, by their index, however many are asked for."""
+    """By the index of waiting jobs: for one job a count of those before it, for several one pass over their queues."""
+    if len(queued) == 1:
+        return {queued[0].id: _place(queued[0], session=session)}
     place = func.row_number().over(partition_by=Job.queue, order_by=ORDER)
     in_queue = Job.queue.in_({row.queue for row in queued})
     numbered = select(Job.id, place.label("place")).where(Job.state == State.QUEUED, in_queue).subquery()
     wanted = numbered.c.id.in_([row.id for row in queued])
     return {job_id: number for job_id, number in session.execute(select(numbered).where(wanted))}  # noqa: C416
+
+
+def _place(job: Job, *, session: Session) -> int:
+    own = tuple_(literal(job.priority), literal(job.created_at, UTCTime()), literal(job.id))
+    before = select(func.count()).where(Job.state == State.QUEUED, Job.queue == job.queue, tuple_(*ORDER) < own)
+    return 1 + session.scalars(before).one()
 
 
 def _crews(queues: Collection[str], *, heartbeat_seconds: float, session: Session) -> dict[str, _Crew]:
