@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from store.fencing import Claim, guard
@@ -69,9 +69,9 @@ def tail(job_id: str, *, num_lines: int = 20, session: Session) -> str:
 
 def _last(job_id: str, *, session: Session) -> tuple[int, int]:
     """Number of the newest chunk, and the bytes written so far."""
-    statement = select(func.max(LogChunk.seq), func.max(LogChunk.offset + LogChunk.bytes))
-    seq, end = session.execute(statement.where(LogChunk.job_id == job_id)).one()
-    return seq or 0, end or 0
+    statement = select(LogChunk.seq, LogChunk.offset + LogChunk.bytes).where(LogChunk.job_id == job_id)
+    newest = session.execute(statement.order_by(LogChunk.seq.desc()).limit(1)).first()
+    return (0, 0) if newest is None else (newest[0], newest[1])
 
 
 def _whole(data: bytes, position: int, *, step: int) -> int:
