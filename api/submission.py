@@ -12,7 +12,7 @@ from api.deps import Parts
 from api.problems import ProblemError
 from api.schemas import DryRun, FieldProblem, Job, SpecProblem
 from api.views import job_full
-from store import datasets, idempotency, jobs
+from store import datasets, idempotency, jobs, tracing
 from store.errors import NotFound, OutsideRoots, TeacherNotReady
 from store.models import Dataset, Json
 from tid_core.facts import DatasetFacts
@@ -59,6 +59,7 @@ def dry_run(spec: JobSpec, parts: Parts) -> DryRun:
     return DryRun(ok=not review.errors, problems=review.problems, spec=review.spec.model_dump(mode="json"))
 
 
+@tracing.span("submit")
 def submit(spec: JobSpec, parts: Parts, *, idempotency_key: str | None) -> Submitted:
     """Store the job in one transaction; after the commit, ring for it (and its twin).
 
@@ -103,6 +104,7 @@ def refusal(found: Sequence[SpecProblem], *, what: str = "job") -> ProblemError:
     return ProblemError(422, code, f"the {what} has {count}: {errors[0].detail}", errors=errors)
 
 
+@tracing.span("preflight")
 def review_spec(spec: JobSpec, parts: Parts, *, session: Session) -> Review:
     """Look up what a spec names, and run the preflight."""
     review = Review(spec)

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, SQLColumnExpression, literal, select, tupl
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from store import tracing
 from store.db import UTCTime, db_now
 from store.errors import IdempotencyConflict, NotFound, TeacherNotReady
 from store.fencing import locked, move
@@ -189,6 +190,7 @@ def new_row(spec: JobSpec, dataset_id: str, warnings: Sequence[Json], *, session
         teacher_job_id=teacher_job_id,
         warnings=list(warnings),
         last_rung_at=db_now(),
+        traceparent=tracing.traceparent(),
     )
 
 
