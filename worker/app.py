@@ -1,7 +1,8 @@
-"""The Celery side of a worker: it hears the doorbell and hands the job's id to the supervisor.
+"""The Celery side of a worker: it hears the doorbell, and the supervisor then runs what waits in the worker's queues.
 
 The message is only a doorbell: it is acknowledged before the work starts, it may be lost, repeated or late, and the
-claim in the database decides who runs what. Hence early acknowledgement, no prefetching, and no use of `expires`.
+claim in the database decides who runs what: the first of the worker's queues, not the job for which it rang. Hence
+early acknowledgement, no prefetching, and no use of `expires`.
 """
 
 import logging
@@ -9,11 +10,12 @@ import time
 from typing import Any, ClassVar
 
 from celery import Celery, Task, bootsteps
-from celery.signals import worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
 from celery.worker import state
 from celery.worker.request import Request
 from kombu.entity import Queue
 
+from store import log_lines, tracing
 from store.settings import load_as
 from worker.deaf import DeafCheck
 from worker.presence import Presence
@@ -102,6 +104,12 @@ configure(app, SETTINGS)
 app.steps["consumer"].add(Heartbeat)
 
 
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _set_up_logging(**_: Any) -> None:
+    """Celery's lines look like ours; what it would set up is left out as soon as somebody hears this signal."""
+    log_lines.configure(SETTINGS)
+
+
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _tell_the_pool(**_: Any) -> None:
     STOP.set()
@@ -113,8 +121,9 @@ def _sign_off(**_: Any) -> None:
 
 
 @app.task(name="tid.run_job")  # type: ignore[untyped-decorator]
-def run_job(job_id: str) -> None:
-    """Run one job in this pool process, if it is still there to be claimed."""
-    from worker.supervisor import supervise
+def run_job(job_id: str) -> None:  # noqa: ARG001 (it says for which job it rang, to those who read messages)
+    """Woken up: run what waits for this worker, in this pool process."""
+    from worker.supervisor import work
 
-    supervise(job_id, SETTINGS, STOP)
+    tracing.configure("tid-worker")  # here, because what exports the spans does not survive a fork
+    work(SETTINGS, STOP)

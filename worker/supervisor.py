@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
-from store import claims, resume_states
+from store import claims, resume_states, workers
 from store.db import Database
 from store.errors import LeaseLost
 from store.fencing import Claim
+from store.log_lines import about
+from store.models import Draining
+from store.reasons import USER, WORKER_ERROR
 from store.states import Outcome, State
 from tid_core.events import TrainingFailure
 from tid_core.plan import RunPlan
@@ -26,7 +30,8 @@ from worker.planning import prepare
 from worker.recorder import Recorder
 from worker.settings import WorkerSettings
 from worker.shutdown import StopFlag
-from worker.stopping import Reason, StopRequest
+from worker.stopping import HANDED_BACK, Reason, StopRequest
+from worker.trace import AttemptTrace
 from worker.uploads import Storage
 
 log = logging.getLogger("worker")
@@ -36,39 +41,74 @@ _LISTEN_SECONDS = 0.2
 _WRITE_SECONDS = 0.5
 
 
-def supervise(job_id: str, settings: WorkerSettings, stop: StopFlag) -> None:
-    """Run the job if it can be claimed. Call it in the thread that may be trusted to live as long as the training.
+def work(settings: WorkerSettings, stop: StopFlag) -> None:
+    """Run the jobs that wait for this worker, the best of its queues first, until none is left."""
+    while supervise(None, settings, stop):
+        pass
 
-    Whatever happens to the job is written to the database; nothing is raised for it.
+
+def supervise(job_id: str | None, settings: WorkerSettings, stop: StopFlag) -> bool:
+    """Run this job, or None: the first that waits, if one can be claimed.
+
+    Call it in the thread that may be trusted to live as long as the training. Whatever happens to the job is written
+    to the database; nothing is raised for it.
+
+    Returns:
+        Whether to look for another one: a job was run, and nobody wants this worker to stop.
     """
     if stop.is_set():
-        return
+        return False
     database = Database(settings.database_url)
+    asked_at = datetime.now(UTC)
     try:
-        with database.write() as session:
-            claim = claims.claim(job_id, settings.worker_id, lease_seconds=settings.lease_seconds, session=session)
+        claim = _claim(job_id, database, settings)
         if claim is None:
-            log.info("job %s is not waiting for a worker", job_id)
-            return
-        log.info("job %s: attempt %d", job_id, claim.attempt)
-        Supervisor(claim, database, settings, stop).run()
+            log.info("%s", f"job {job_id} is not waiting for a worker" if job_id else "no job waits for this worker")
+            return False
+        with (
+            about(job_id=claim.job_id, attempt=claim.attempt),
+            AttemptTrace.of(claim, database, asked_at) as trace,
+        ):
+            log.info("job %s: attempt %d", claim.job_id, claim.attempt)
+            supervisor = Supervisor(claim, database, settings, stop, trace)
+            supervisor.run()
+        return not supervisor.terminated
     except AWAY as error:
-        log.warning("job %s: the database does not answer, left to be announced again: %s", job_id, error)
+        log.warning("the database does not answer; what waits is announced again: %s", error)
+        return False
     finally:
         database.close()
+
+
+def _claim(job_id: str | None, database: Database, settings: WorkerSettings) -> Claim | None:
+    worker_id, lease_seconds = settings.worker_id, settings.lease_seconds
+    with database.write() as session:
+        if job_id is not None:
+            return claims.claim(job_id, worker_id, lease_seconds=lease_seconds, session=session)
+        queues = settings.queues.split(",")
+        return claims.claim_next(worker_id, queues, lease_seconds=lease_seconds, session=session)
 
 
 class Supervisor:
     """The owner of one attempt, until it is settled or lost."""
 
-    def __init__(self, claim: Claim, database: Database, settings: WorkerSettings, stop: StopFlag) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        database: Database,
+        settings: WorkerSettings,
+        stop: StopFlag,
+        trace: AttemptTrace,
+    ) -> None:
+        self._trace = trace
         self._claim, self._database, self._settings, self._stop_flag = claim, database, settings, stop
         self._link = Link(database, claim, settings.lease_seconds, patience=settings.offline_seconds)
         self._storage = Storage(settings, claim)
         self._recorder = Recorder(claim, self._storage, settings)
         self._stop = StopRequest(settings)
         self._state = State.STARTING
-        self._terminated = False
+        self._draining: Draining | None = None
+        self.terminated = False  # whether this process was told to end while the job ran
         self._written_at = time.monotonic()
         self._scratch = settings.home / "work" / claim.job_id / f"attempt-{claim.attempt}"
 
@@ -82,7 +122,7 @@ class Supervisor:
                 log.warning("%s; its training is stopped and nothing more is written", error)
             except Exception as error:
                 log.exception("job %s: the supervisor failed", self._claim.job_id)
-                self._report_crash("worker_error", f"{type(error).__name__}: {error}")
+                self._report_crash(WORKER_ERROR, f"{type(error).__name__}: {error}")
             finally:
                 self._storage.close()
                 leftovers.remove(self._scratch)
@@ -91,17 +131,20 @@ class Supervisor:
 
     def _train(self) -> int | None:
         """The exit code of the training process, or None where it was stopped before it began."""
-        plan = self._while_renewing(self._prepare)
+        with self._trace.part("plan"):
+            plan = self._while_renewing(self._prepare)
         self._look_for_requests()
         if self._stop.reason is not None:
             return None
         path = self._scratch / "plan.json"
         path.write_text(plan.model_dump_json(indent=1))
         child = Child(path)
+        self._trace.began()
         try:
             self._watch(child)
         finally:
             code = child.close()
+            self._stop.ended()
         return code
 
     def _prepare(self) -> RunPlan:
@@ -109,7 +152,9 @@ class Supervisor:
 
     def _watch(self, child: Child) -> None:
         while not child.exited():
-            self._recorder.hear(child.listen(_LISTEN_SECONDS))
+            heard = child.listen(_LISTEN_SECONDS)
+            self._trace.hear(heard.events)
+            self._recorder.hear(heard)
             self._synchronise()
             self._look_for_requests()
             self._stop.apply(child, finished=self._recorder.finished is not None)
@@ -133,15 +178,22 @@ class Supervisor:
             self._report_crash(finished.reason, finished.detail or "")
         elif finished is not None and finished.outcome == "failed":
             self._finish_failed(finished.reason or "internal_error", finished.detail)
-        elif self._stop.reason is Reason.CANCEL:
-            self._end(lambda session: claims.finish(self._claim, Outcome.CANCELLED, reason="user", session=session))
-        elif self._stop.reason is Reason.SHUTDOWN or finished is not None:
-            self._end(lambda session: claims.hand_back(self._claim, session=session))
+        elif self._stop.reason is not None or finished is not None:
+            self._let_go(self._stop.reason or Reason.SHUTDOWN, self._stop.describe(finished=finished is not None))
         else:
             ending = explain(code or 0, self._recorder.log_tail)
             self._report_crash(ending.reason, ending.detail)
 
     # -- how it ends
+
+    def _let_go(self, reason: Reason, detail: str) -> None:
+        def cancelled(session: Session) -> State:
+            return claims.finish(self._claim, Outcome.CANCELLED, reason=USER, detail=detail, session=session)
+
+        def handed_back(session: Session) -> State:
+            return claims.hand_back(self._claim, reason=HANDED_BACK[reason], detail=detail, session=session)
+
+        self._end(cancelled if reason is Reason.CANCEL else handed_back)
 
     def _finish_succeeded(self) -> None:
         lost = self._recorder.lost_checkpoint
@@ -188,15 +240,21 @@ class Supervisor:
         if not due and now - self._written_at < self._settings.heartbeat_seconds:
             return
         with suppress(Away):
-            _, self._state = self._link.write(self._recorder.write)
+            self._draining, self._state = self._link.write(self._write)
             self._recorder.clear()
             self._written_at = now
 
+    def _write(self, session: Session) -> Draining | None:
+        """What was heard goes out; whether this worker is to drain comes back."""
+        self._recorder.write(session)
+        return workers.draining(self._claim.worker_id, session=session)
+
     def _look_for_requests(self) -> None:
-        self._stop.see(self._state, shutting_down=self._terminated or self._stop_flag.is_set())
+        shutting_down = self.terminated or self._stop_flag.is_set()
+        self._stop.see(self._state, shutting_down=shutting_down, draining=self._draining)
 
     def _note_term(self) -> None:
-        self._terminated = True
+        self.terminated = True
 
     def _while_renewing(self, work: Callable[[], Result]) -> Result:
         """Do slow work in the storage thread while this one keeps the lease."""

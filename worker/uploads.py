@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from store.artifacts import ArtifactStore, FolderArtifacts, Stored
+from store.artifacts import ArtifactStore, FolderArtifacts, Stored, attempt_key
 from store.fencing import Claim
 from tid_core.events import Artifact, Checkpoint, ResumeState
 from worker.endings import Ending
@@ -42,7 +42,7 @@ class Storage:
     def __init__(self, settings: WorkerSettings, claim: Claim) -> None:
         self._store: ArtifactStore = FolderArtifacts(settings.artifacts)
         self._patience = {False: settings.storage_seconds, True: settings.full_seconds}
-        self._prefix = f"jobs/{claim.job_id}/attempt-{claim.attempt}"
+        self._prefix = attempt_key(claim.job_id, claim.attempt)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="storage")
         self._uploads: list[Future[Upload | None]] = []
         self._newest: dict[tuple[str, str], FileEvent] = {}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from store import logs, outputs, resume_states
+from store import control, logs, outputs, resume_states
 from store.db import db_now
 from store.models import Dataset, Job
 from store.reaper import expire_leases
@@ -70,6 +70,30 @@ def test_attempts_go_on_where_the_last_state_was_saved(lite: Any, undisturbed: U
     assert (lite.weights(job_id), lite.curves(job_id)) == undisturbed
 
 
+def test_a_paused_job_frees_its_worker_and_goes_on_when_it_is_resumed(lite: Any, undisturbed: Undisturbed) -> None:
+    job_id = lite.submit()
+    thread = lite.start(job_id)
+    child = lite.freeze(job_id, step=5)
+    with lite.database.write() as session:
+        assert control.request_pause(job_id, session=session).state is State.PAUSING
+    os.kill(child, signal.SIGCONT)
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    job = lite.job(job_id)
+    assert (job.state, job.status_reason) == (State.PAUSED, "user")
+    assert lite.run(job_id).state is State.PAUSED  # nobody gets it
+
+    with lite.database.write() as session:
+        assert [one.id for one in control.request_resume(job_id, session=session).queued] == [job_id]
+    assert lite.run(job_id).state is State.SUCCEEDED
+    paused, last = lite.attempts(job_id)
+    assert (paused.outcome, paused.reason) == (Outcome.HANDED_BACK, "paused")
+    assert "saved its state and ended" in paused.detail
+    assert last.resumed_from_step == paused.last_step >= 5
+    assert (lite.weights(job_id), lite.curves(job_id)) == undisturbed
+
+
 def test_an_owner_that_lost_its_job_writes_nothing_more(lite: Any) -> None:
     """As after a long freeze of the worker: the job has gone to another while this training still runs."""
     job_id = lite.submit()
@@ -101,7 +125,9 @@ def test_a_cancelled_training_that_does_not_stop_is_killed(lite: Any) -> None:
         os.kill(child, 0)
     job = lite.job(job_id)
     assert (job.state, job.status_reason) == (State.CANCELLED, "user")
-    assert lite.attempts(job_id)[0].outcome is Outcome.CANCELLED
+    (attempt,) = lite.attempts(job_id)
+    assert (attempt.outcome, attempt.reason, attempt.detail) == (Outcome.CANCELLED, "user", job.detail)
+    assert "was killed (SIGKILL)" in job.detail
 
 
 def test_a_training_outlives_an_absence_of_the_database(
