@@ -207,10 +207,16 @@ class MetricsEvent(Out):
     values: dict[str, float]
 
 
-class EndEvent(Out):
-    """Event `end`: the last one. `time`: connect again, with the last id, to hear on."""
+class GapEvent(Out):
+    """Event `gap`: more was measured since the last id than is sent again; GET /jobs/{id}/metrics has all of it."""
 
-    reason: Literal["ended", "deleted", "time"]
+    points: int = Field(description="The newest so many values follow.")
+
+
+class EndEvent(Out):
+    """Event `end`: the last one. `time` and `shutdown` (of this server): connect again, with the last id, to hear on."""
+
+    reason: Literal["ended", "deleted", "time", "shutdown"]
 
 
 class LogChunk(Out):

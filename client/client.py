@@ -18,8 +18,9 @@ from typing import Any, Literal, Self, TypeVar
 import httpx
 from pydantic import BaseModel
 
-from api import schemas, sweep_schemas
+from api import key_schemas, schemas, sweep_schemas
 from client import sse
+from client.credentials import find_key
 from client.datasets import OnProgress, upload, wait_until_ready
 from client.download import OnBytes, fetch
 from client.errors import ApiError, NoSuchJob, NoSuchSweep, ServerUnreachable
@@ -56,6 +57,7 @@ class Client:
 
     Args:
         url: the server; by default TID_URL, else http://127.0.0.1:8000.
+        api_key: by default TID_API_KEY, else the content of the file TID_API_KEY_FILE, else none.
         timeout: seconds to wait for an answer to begin.
         retries: how often a request that may be repeated is tried again on a lost connection or a busy server.
         backoff: the first pause between tries, in seconds; each next one is twice as long.
@@ -65,10 +67,17 @@ class Client:
     """
 
     def __init__(
-        self, url: str | None = None, timeout: float = 30.0, *, retries: int = 3, backoff: float = 0.2
+        self,
+        url: str | None = None,
+        timeout: float = 30.0,
+        *,
+        api_key: str | None = None,
+        retries: int = 3,
+        backoff: float = 0.2,
     ) -> None:
         self.url = (url or os.environ.get("TID_URL") or DEFAULT_URL).rstrip("/")
-        self._transport = Transport(self.url, timeout=timeout, retries=retries, backoff=backoff)
+        key = find_key(api_key)
+        self._transport = Transport(self.url, api_key=key, timeout=timeout, retries=retries, backoff=backoff)
 
     def __enter__(self) -> Self:
         return self
@@ -350,6 +359,28 @@ class Client:
         response = self._transport.request("GET", "/readyz", accept=(503,))
         return schemas.Readiness.model_validate_json(response.content)
 
+    # Who may ask
+
+    def create_key(self, name: str, scope: key_schemas.KeyScope, **limits: float | None) -> key_schemas.NewKey:
+        """The answer holds the key itself, for this once. `limits` are the further fields of `KeyIn`."""
+        body = {"name": name, "scope": scope, **limits}
+        response = self._transport.request("POST", "/keys", json=body, repeatable=False)
+        return key_schemas.NewKey.model_validate_json(response.content)
+
+    def keys(self) -> list[key_schemas.Key]:
+        return list(self._pages("/keys", key_schemas.Key, {}, None))
+
+    def revoke_key(self, key_id: str) -> key_schemas.Key:
+        response = self._transport.request("DELETE", f"/keys/{key_id}")
+        return key_schemas.Key.model_validate_json(response.content)
+
+    def audit(
+        self, *, key: str | None = None, refused: bool | None = None, limit: int | None = None
+    ) -> Iterator[key_schemas.AuditEntry]:
+        """What was written and refused, newest first."""
+        asked = {"key": key, "refused": None if refused is None else str(refused).lower()}
+        yield from self._pages("/audit", key_schemas.AuditEntry, asked, limit)
+
     def _get(self, path: str, kind: type[Answer], params: dict[str, Any] | None = None) -> Answer:
         return kind.model_validate_json(self._transport.request("GET", path, params=params).content)
 
@@ -373,7 +404,7 @@ def _event(raw: sse.RawEvent) -> Event | None:
     """None for an event that means nothing to this client, and for the end of a stream that is to be taken up again."""
     kind = EVENTS.get(raw.name)
     event = kind.model_validate_json(raw.data) if kind is not None else None
-    return None if isinstance(event, schemas.EndEvent) and event.reason == "time" else event
+    return None if isinstance(event, schemas.EndEvent) and event.reason in ("time", "shutdown") else event
 
 
 def _as_json(spec: Spec | Sweep) -> dict[str, Any]:

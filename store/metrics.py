@@ -69,7 +69,7 @@ def _instant(job_id: str, *, session: Session) -> datetime:
     """
     newest: ColumnElement[datetime | None] = func.max(MetricLatest.at)
     statement = select(db_now(), newest).where(MetricLatest.job_id == job_id)
-    now, last = session.execute(statement).tuples().one()
+    now, last = session.execute(statement).one()
     return now if last is None else max(now, last + _MICROSECOND)
 
 

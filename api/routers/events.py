@@ -4,22 +4,17 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-import anyio
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 
-from api.deps import Parts, PartsDep, ReadSession
-from api.feed import Feed
-from api.schemas import EndEvent
+from api.deps import PartsDep, ReadSession
+from api.feed import JobFeed, Listener
 from store import jobs
 
 log = logging.getLogger("api.events")
 router = APIRouter(tags=["jobs"])
 
-LOOK_SECONDS = 1.0
-MAX_SECONDS = 600.0
 RETRY_MS = 2000
 
 
@@ -38,31 +33,16 @@ async def events(
 ) -> AsyncIterator[ServerSentEvent]:
     """Follow a job: events `state`, `progress`, `metrics`, and a last `end`.
 
-    A new listener hears the present state, progress and newest metrics, then every change. The stream ends
-    after the job has, or after ten minutes; who comes back with `Last-Event-ID` misses no metric.
+    A new listener hears the present state, progress and newest metrics, then every change. The stream ends after the
+    job has, after ten minutes, or when this server shuts down; who comes back with `Last-Event-ID` misses no metric, or
+    hears `gap` where it were too many. While nothing happens, a comment comes every 15 s.
     """
     is_position = last_event_id is not None and last_event_id.isdecimal() and len(last_event_id) <= 16
-    feed = Feed(job_id, heard=int(last_event_id or 0) if is_position else None)
-    async for event in _follow(feed, parts):
-        yield event
-
-
-async def _follow(feed: Feed, parts: Parts) -> AsyncIterator[ServerSentEvent]:
-    yield ServerSentEvent(retry=RETRY_MS, comment="events of job " + feed.job_id)
-    deadline = anyio.current_time() + MAX_SECONDS
-    while not feed.is_over and anyio.current_time() < deadline:
+    yield ServerSentEvent(retry=RETRY_MS, comment="events of job " + job_id)
+    with parts.hub.follow(JobFeed, job_id) as feed:
+        listener = Listener(feed, int(last_event_id or 0) if is_position else None)
         try:
-            for event in await run_in_threadpool(_look, feed, parts):
+            async for event in listener.events(parts.hub):
                 yield event
         except SQLAlchemyError as error:
-            log.warning("events of job %s stop, the database failed: %s", feed.job_id, error)
-            return
-        if not feed.is_over:
-            await anyio.sleep(LOOK_SECONDS)
-    if not feed.is_over:
-        yield ServerSentEvent(event="end", data=EndEvent(reason="time"), id=str(feed.heard or 0))
-
-
-def _look(feed: Feed, parts: Parts) -> list[ServerSentEvent]:
-    with parts.database.read() as session:
-        return feed.look(session)
+            log.warning("events of job %s stop, the database failed: %s", job_id, error)

@@ -3,13 +3,15 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.deps import ReadSession
+from api import log_feed
+from api.deps import PartsDep, ReadSession
+from api.problems import ProblemError
 from api.reports import build_report
-from api.schemas import Attempt, Items, LogChunk, Report
+from api.schemas import Attempt, FieldProblem, Items, LogChunk, Report
 from store import jobs, logs, models
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
@@ -51,19 +53,45 @@ def report(job_id: str, session: ReadSession) -> Report:
 def log(
     job_id: str,
     request: Request,
+    parts: PartsDep,
     session: ReadSession,
     offset: Annotated[int, Query(ge=-(2**53), le=2**53, description="Bytes; negative: from the end.")] = 0,
     attempt: Annotated[int | None, Query(ge=1, le=10_000, description="Only what this attempt wrote.")] = None,
     format: Annotated[  # noqa: A002
         Literal["json", "text"] | None, Query(description="Overrides the Accept header.")
     ] = None,
+    follow: Annotated[
+        bool, Query(description="As text/plain, and whatever is added is sent until the job ends, at most ten minutes.")
+    ] = False,
 ) -> LogChunk | Response:
-    """What the training printed, at most 1 MiB at once. As text/plain, `X-Next-Offset` says where to read on."""
+    """What the training printed, at most 1 MiB at once. As text/plain, `X-Next-Offset` says where to read on.
+
+    With `follow`, `X-Log-Offset` says where the text begins: that and the bytes received are the offset to go on from
+    where the stream was cut, or ended before the job did.
+    """
     jobs.get(job_id, session=session)
+    if follow:
+        _check_follow(attempt, format)
     chunk = _log_chunk(job_id, offset, attempt, session=session)
+    if follow:
+        lines = log_feed.follow(parts.hub, job_id, chunk)
+        headers = {"X-Log-Offset": str(chunk.offset), "X-Accel-Buffering": "no"}
+        return StreamingResponse(lines, media_type="text/plain; charset=utf-8", headers=headers)
     if prefers(request, format, "text", "text/plain"):
         return PlainTextResponse(chunk.text, headers={"X-Next-Offset": str(chunk.next_offset)})
     return chunk
+
+
+def _check_follow(attempt: int | None, format_: str | None) -> None:
+    """
+    Raises:
+        ProblemError: 422, it is asked for together with what it cannot be.
+    """
+    for name, value, expected in (("attempt", attempt, "no attempt: the whole log"), ("format", format_, "text")):
+        if value not in (None, expected):
+            detail = f"follow cannot be had with {name}={value}"
+            problem = FieldProblem(code="not_with_follow", field=name, detail=detail, expected=expected)
+            raise ProblemError(422, "request_invalid", detail, errors=[problem])
 
 
 def prefers(request: Request, format_: str | None, short: str, media_type: str) -> bool:
