@@ -1,27 +1,15 @@
 """`python -m api`: serve on the host and port of the settings."""
 
-import ipaddress
 import sys
 
 import uvicorn
 
+from api import binding
 from store import log_lines
 from store.settings import SettingsError, load_settings
 
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server bound to `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def refusal(host: str) -> str:
-    return (
-        f"refusing to listen on {host!r}: this server has no API keys, so anyone who reaches it could run jobs. "
-        "Listen on 127.0.0.1 (TID_HOST=127.0.0.1) and put a reverse proxy that authenticates in front of it."
-    )
+MAX_HEAD_BYTES = 32 << 10
+"""Largest request line and headers together."""
 
 
 def main() -> int:
@@ -30,8 +18,8 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    if not is_loopback(settings.host):
-        sys.stderr.write(f"{refusal(settings.host)}\n")
+    if (refusal := binding.refusal(settings)) is not None:
+        sys.stderr.write(f"{refusal}\n")
         return 2
     log_lines.configure(settings)
     uvicorn.run(
@@ -42,6 +30,10 @@ def main() -> int:
         access_log=False,
         timeout_graceful_shutdown=5,
         log_config=None,
+        proxy_headers=False,  # X-Forwarded-For says whatever its sender likes
+        http="h11",  # which bounds the head of a request
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        server_header=False,
     )
     return 0
 

@@ -3,13 +3,29 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi import Depends, FastAPI
 
-from api import problems
+from api import documents, problems
+from api.guard import GuardMiddleware
+from api.instruments import Instruments
 from api.lifespan import lifespan
 from api.middleware import EdgeMiddleware
-from api.routers import catalogue, datasets, events, files, health, jobs, metrics, results, sweeps, workers
+from api.naming import operation_id
+from api.queries import check_query
+from api.routers import (
+    catalogue,
+    datasets,
+    events,
+    files,
+    health,
+    jobs,
+    keys,
+    metrics,
+    prometheus,
+    results,
+    sweeps,
+    workers,
+)
 from api.schemas import ProblemDetails
 from store.settings import Settings, get_settings
 
@@ -31,28 +47,33 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=operation_id,
         responses={"default": {"model": ProblemDetails, "description": "What is wrong, as problem details."}},
         redirect_slashes=False,
+        dependencies=[Depends(check_query)],
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.settings = settings
+    app.state.instruments = Instruments(app.version)
     problems.install(app)
-    for module in (jobs, metrics, events, results, files, sweeps, datasets, catalogue, workers, health):
+    for module in (
+        jobs,
+        metrics,
+        events,
+        results,
+        files,
+        sweeps,
+        datasets,
+        catalogue,
+        workers,
+        health,
+        keys,
+        prometheus,
+        documents,
+    ):
         app.include_router(module.router)
+    app.add_middleware(GuardMiddleware)
     app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.upload_bytes)
-    described = app.openapi
-    app.openapi = lambda: _as_problem_json(described())  # type: ignore[method-assign]
+    documents.describe(app)
     return app
-
-
-def operation_id(route: APIRoute) -> str:
-    return f"{route.tags[0]}-{route.name}".replace("_", "-")
-
-
-def _as_problem_json(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI describes problems with the media type of a route's good answers; they have one of their own."""
-    schema = {"$ref": f"#/components/schemas/{ProblemDetails.__name__}"}
-    for path in document["paths"].values():
-        for operation in path.values():
-            operation["responses"]["default"]["content"] = {problems.MEDIA_TYPE: {"schema": schema}}
-    return document
 
 
 def _version() -> str:

@@ -9,7 +9,10 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from api.doorbell import Doorbell
+from api.hub import Hub
 from api.idempotency import InFlight
+from api.keyring import KeyRing
+from api.trail import Trail
 from store.artifacts import ArtifactStore
 from store.db import Database
 from store.settings import Settings
@@ -23,6 +26,9 @@ class Parts:
     database: Database
     artifacts: ArtifactStore
     doorbell: Doorbell
+    keys: KeyRing
+    trail: Trail
+    hub: Hub
     dataset_came: Event = field(default_factory=Event)
     """Set when there is a dataset to look through, so that the thread for it need not wait for its next round."""
     in_flight: InFlight = field(default_factory=InFlight)

@@ -1,5 +1,6 @@
 """The Idempotency-Key header: one request with a key at a time, and the same answer to all (decision 014)."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header
 
+from api.callers import CALLER
 from store.errors import IdempotencyInFlight
 
 REPLAYED = "Idempotency-Replayed"
@@ -33,8 +35,11 @@ def _key(
         ),
     ] = None,
 ) -> str | None:
-    """The key as it is stored. Keys that are to be told apart by who sends them are made different here."""
-    return idempotency_key
+    """The key as it is stored: what two API keys send is different, also where it reads the same."""
+    caller = CALLER.get()
+    if idempotency_key is None or caller is None or caller.key_id is None:
+        return idempotency_key
+    return f"{caller.key_id}:{hashlib.sha256(idempotency_key.encode()).hexdigest()}"
 
 
 IdempotencyKey = Annotated[str | None, Depends(_key)]

@@ -10,9 +10,15 @@ from starlette.concurrency import run_in_threadpool
 
 from api.deps import Parts
 from api.doorbell import Doorbell
+from api.hub import Hub
 from api.indexing import Indexer
+from api.keyring import KeyRing
 from api.readiness import Readiness
 from api.reaping import Reaper
+from api.scraping import Scraper
+from api.stamping import Stamps
+from api.trail import Trail, TrailWriter
+from store import tracing
 from store.artifacts import FolderArtifacts
 from store.db import Database
 from store.settings import Settings
@@ -27,25 +33,38 @@ class NotMigrated(RuntimeError):
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
+    tracing.configure("tid-api")
     await run_in_threadpool(prepare_database, settings)
+    database = Database(settings.database_url)
+    Stamps(settings).install(database)
+    ring = KeyRing(database)
+    await ring.known()
     parts = Parts(
         settings=settings,
-        database=Database(settings.database_url),
+        database=database,
         artifacts=FolderArtifacts(settings.artifacts),
-        doorbell=Doorbell(settings.broker_url),
+        doorbell=Doorbell(settings.broker_url, on_failure=app.state.instruments.doorbell_failures.inc),
+        keys=ring,
+        trail=Trail(database, ring, settings.audit_days),
+        hub=Hub(database),
     )
     app.state.parts = parts
     app.state.readiness = Readiness(parts)
-    reaper, indexer = Reaper(parts), Indexer(parts)
+    app.state.scraper = Scraper(parts, app.state.instruments)
+    reaper, indexer, writer = Reaper(parts), Indexer(parts), TrailWriter(parts.trail)
     reaper.start()
     indexer.start()
+    writer.start()
     try:
         yield
     finally:
+        await parts.hub.stop()
         await run_in_threadpool(indexer.stop)
         await run_in_threadpool(reaper.stop)
+        await run_in_threadpool(writer.stop)
         parts.doorbell.close()
         parts.database.close()
+        await run_in_threadpool(tracing.stop)
 
 
 def prepare_database(settings: Settings) -> None:

@@ -5,30 +5,37 @@ import logging
 import re
 import time
 import uuid
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.instruments import Instruments
+from api.naming import operation_of
 from api.problems import ProblemError, internal_problem, problem_response
+from store import tracing
+from store.log_lines import about
 
 log = logging.getLogger("api")
 access_log = logging.getLogger("api.access")
 
 _UPLOAD = re.compile(r"/datasets/[^/]+/archive")
 _DRAIN_SECONDS = 2.0
+_UNTRACED = ("/healthz", "/readyz", "/metrics")
+_GONE = 499
+"""Stands for the status of a request whose client left before there was an answer; nobody is sent it."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-_POLICY = "default-src 'none'; frame-ancestors 'none'"
-# The documentation pages load their scripts from a public mirror; everything else loads nothing.
-_PAGES = ("/docs", "/redoc")
 
 
 class EdgeMiddleware:
@@ -53,18 +60,17 @@ class EdgeMiddleware:
         body = _Body(receive, self.max_upload_bytes if _is_upload(scope) else self.max_body_bytes)
         answer = _Answer(body, send, request_id, scope)
         begun = time.perf_counter()
-        try:
-            await self._serve(scope, body, answer)
-        except Exception:
-            log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
-            if answer.status is not None:
-                raise
-            await problem_response(request_id, internal_problem())(scope, body, answer)
-        finally:
-            took_ms = (time.perf_counter() - begun) * 1000
-            access_log.info(
-                "%s %s %s %.1fms %s", scope["method"], _printable(scope["path"]), answer.status, took_ms, request_id
-            )
+        with about(request_id=request_id), _span(scope) as span:
+            try:
+                await self._serve(scope, body, answer)
+            except Exception:
+                log.exception("request %s failed: %s %s", request_id, scope["method"], scope["path"])
+                if answer.status is not None:
+                    raise
+                await problem_response(request_id, internal_problem())(scope, body, answer)
+            finally:
+                _note(scope, answer, begun)
+                _describe(span, scope, answer.status or _GONE)
 
     async def _serve(self, scope: Scope, body: "_Body", answer: "_Answer") -> None:
         if "\0" in scope["path"]:  # no name holds it, and PostgreSQL takes no text with it
@@ -113,26 +119,58 @@ class _Answer:
         self.body = body
         self.send = send
         self.request_id = request_id
-        self.with_policy = not scope["path"].startswith(_PAGES)
         self.is_upload = _is_upload(scope)
         self.status: int | None = None
+        self.started_at: float | None = None
+        self.is_stream = False
+        self.instruments: Instruments = scope["app"].state.instruments
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status, self.started_at = message["status"], time.perf_counter()
             headers = MutableHeaders(scope=message)
+            self.is_stream = headers.get("content-type", "").startswith("text/event-stream")
+            if self.is_stream:
+                self.instruments.listeners.inc()
             headers["X-Request-ID"] = self.request_id
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
             if self.is_upload and message["status"] >= 400:
                 headers["Connection"] = "close"  # or the rest of an archive would be sent for nothing
-            if self.with_policy:
-                headers.setdefault("Content-Security-Policy", _POLICY)
         elif self.is_upload and self.status is not None and self.status >= 400 and not message.get("more_body"):
             await self.send({**message, "more_body": True})
             await self.body.drain()
             message = {"type": "http.response.body"}
         await self.send(message)
+
+
+def _span(scope: Scope) -> AbstractContextManager[Any]:
+    """Around a request that is no question after the health of this process; below the caller's, where it has one."""
+    if scope["path"] in _UNTRACED:
+        return nullcontext()
+    method, parent = scope["method"], Headers(scope=scope).get("traceparent")
+    return tracing.span(method, parent=parent, kind="server", http__request__method=method, url__path=scope["path"])
+
+
+def _describe(span: Any, scope: Scope, status: int) -> None:
+    if span is not None:
+        span.update_name(operation_of(scope))
+        span.set_attribute("http.response.status_code", status)
+
+
+def _note(scope: Scope, answer: _Answer, begun: float) -> None:
+    """A line of the log and a count, once a request is over."""
+    ended = time.perf_counter()
+    method, path, operation = scope["method"], _printable(scope["path"]), operation_of(scope)
+    status, took_ms = answer.status or _GONE, (ended - begun) * 1000
+    answer.instruments.observe(operation, status, (answer.started_at or ended) - begun)
+    if answer.is_stream:
+        answer.instruments.listeners.dec()
+    fields = {"method": method, "path": path, "status": status, "duration_ms": round(took_ms, 1)}
+    ids = {"key_id": scope["state"].get("key_id"), "job_id": scope.get("path_params", {}).get("job_id")}
+    known = {name: _printable(value) for name, value in ids.items() if value is not None}
+    line = f"{method} {path} {status} {took_ms:.1f}ms"
+    access_log.info("%s", line, extra={**fields, "operation": operation, **known})
 
 
 def _is_upload(scope: Scope) -> bool:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from api.allowed import allowed_methods
+from api.callers import CALLER
 from api.schemas import FieldProblem, ProblemDetails
 from api.validation import field_problems
 from store.errors import (
@@ -74,6 +75,8 @@ def request_id_of(request: Request) -> str:
 
 
 def problem_response(request_id: str, problem: ProblemError) -> JSONResponse:
+    if (caller := CALLER.get()) is not None:
+        caller.problem = problem.code
     body = ProblemDetails(
         type=f"urn:tid:problem:{problem.code}",
         title=HTTPStatus(problem.status).phrase,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from client.commands import datasets, explain, files, import_weights, jobs, local, recipes, submit, sweeps, watch
+from client.commands import datasets, explain, files, import_weights, jobs, keys, local, recipes, submit, sweeps, watch
 from client.console import FAILED, INTERRUPTED, NO_SERVER, complain
 
 app = typer.Typer(
@@ -31,18 +31,25 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     url: Annotated[str | None, typer.Option("--url", help="The server; also TID_URL.")] = None,
+    key_file: Annotated[
+        str | None, typer.Option("--key-file", help="File that holds the API key; also TID_API_KEY_FILE, TID_API_KEY.")
+    ] = None,
     version: Annotated[  # noqa: ARG001 - its callback does it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
     if url is not None:
         os.environ["TID_URL"] = url
+    if key_file is not None:
+        os.environ.pop("TID_API_KEY", None)
+        os.environ["TID_API_KEY_FILE"] = key_file
 
 
-for module in (local, submit, watch, jobs, files, explain, recipes, import_weights):
+for module in (local, submit, watch, jobs, files, explain, recipes, import_weights, keys):
     module.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(sweeps.app, name="sweep")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

@@ -193,6 +193,8 @@ class Embedded:
     def _make_parts(self) -> None:
         socket_path = self._socket_path()
         base = {**os.environ, **self._extra}
+        for name in ("TID_API_KEY", "TID_API_KEY_FILE"):  # of a client, which the parts are not
+            base.pop(name, None)
         base["TID_HOME"] = str(self.home)
         base["TID_BROKER_URL"] = f"redis+socket://{socket_path}"
         base["TID_HOST"], base["TID_PORT"] = self.host, str(self.port)

@@ -18,16 +18,18 @@ class Transport:
 
     Args:
         url: where the server is, e.g. `http://127.0.0.1:8000`.
+        api_key: sent with every request, and to no other server that this one redirects to.
         timeout: seconds to wait for an answer to begin.
         retries: how often a request that may safely be repeated is tried again.
         backoff: the first pause in seconds; each next one is twice as long.
     """
 
-    def __init__(self, url: str, *, timeout: float, retries: int, backoff: float) -> None:
+    def __init__(self, url: str, *, api_key: str | None = None, timeout: float, retries: int, backoff: float) -> None:
         self.url = url.rstrip("/")
         self._retries, self._backoff = retries, backoff
+        known = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
-            self.http = httpx.Client(base_url=self.url, timeout=timeout, follow_redirects=True)
+            self.http = httpx.Client(base_url=self.url, timeout=timeout, follow_redirects=True, headers=known)
         except (httpx.InvalidURL, ValueError) as error:
             raise ServerUnreachable(self.url, f"not an address: {error}") from error
 
@@ -110,6 +112,8 @@ def _is_busy(response: httpx.Response) -> bool:
     """Whether the same request may be answered in a moment: the server is, or another try of it is still at work."""
     if response.status_code == 409:
         return b"idempotency_in_flight" in response.content
+    if response.status_code == 429:
+        return b"rate_limited" in response.content
     return response.status_code in BUSY
 
 

@@ -67,6 +67,21 @@ class Settings(BaseSettings):
     unpacked_bytes: Bytes = Field(200 << 30, description="Largest content of such an archive.")
     log_bytes: Bytes = Field(16 << 20, description="Newest bytes of log that are kept per job.")
 
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names in the Host header that the API answers to beside those of loopback, separated by commas. "
+        "Empty = any once there are API keys, none before.",
+    )
+    rate_per_minute: int = Field(
+        1200, ge=0, description="Requests a minute of each API key that has no rate of its own; 0 = no limit."
+    )
+    failed_per_minute: int = Field(
+        30, ge=1, description="Requests without a good key that one address may make a minute; then it is told 429."
+    )
+    max_jobs: int = Field(0, ge=0, description="Jobs that have not ended, of each API key; 0 = no limit.")
+    max_gpus: int = Field(0, ge=0, description="GPUs that such jobs of a key may ask for together; 0 = no limit.")
+    audit_days: float = Field(365.0, ge=0, description="How long the audit log is kept; 0 = for ever.")
+
     log_format: Literal["text", "json"] = Field("text", description="Lines of the API and the workers: text or json.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least level that is logged."
@@ -92,6 +107,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(name.strip().lower() for name in value.split(",") if name.strip())
 
     @field_validator("home", "artifacts", "uploads", mode="after")
     @classmethod

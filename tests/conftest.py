@@ -4,6 +4,7 @@ The PostgreSQL server comes out of a wheel, starts once per test process and onl
 once for each kind; every test gets a copy of the result for itself.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from store.db import Database
 from store.ids import new_id
 from store.upgrade import upgrade
 
+os.environ.setdefault("TID_ALLOWED_HOSTS", "testserver")  # the name by which TestClient asks
 TEMPLATE = "tid_template"
 LONGEST = (
     "e2e/test_demo.py",
@@ -27,6 +29,10 @@ LONGEST = (
     "worker/test_job_in_processes.py",
     "tid_core/training/test_resume_exact.py",
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-examples", type=int, help="how many of each kind tests/fuzz tries; a few without it")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

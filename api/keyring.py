@@ -1,0 +1,115 @@
+"""The API keys of the database, as this process last saw them: no request waits for the database to be let in."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from api.problems import ProblemError
+from store import keys
+from store.db import Database
+from store.models import ApiKey
+
+log = logging.getLogger("api.keys")
+
+FRESH_SECONDS: Final = 2.0
+"""For this long a revoked key may still be let in, and a new one still be unknown to other processes."""
+OLDEST_SECONDS: Final = 10.0
+"""While the database is away nobody is let in by what was known longer ago."""
+_RETRY_SECONDS: Final = 0.25
+_USED_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was known at one moment."""
+
+    at: float
+    any_exist: bool
+    usable: Mapping[str, ApiKey]
+
+
+@dataclass
+class KeyRing:
+    database: Database
+    clock: Callable[[], float] = time.monotonic
+    used: set[str] = field(default_factory=set)
+    """Keys whose use is to be written down, by whoever takes them from here."""
+    _known: Known | None = None
+    _tried_at: float = -float("inf")
+    _stale_before: float = -float("inf")
+    _noted: dict[str, float] = field(default_factory=dict)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def known(self, *, fresh: float = FRESH_SECONDS) -> Known:
+        """The keys as they were at most `fresh` seconds ago, or `OLDEST_SECONDS` while the database is away.
+
+        Raises:
+            ProblemError: 503, the database is away for longer.
+        """
+        if (known := self._recent(fresh)) is not None:
+            return known
+        async with self._lock:
+            if self._recent(fresh) is None and self.clock() - self._tried_at > min(fresh, _RETRY_SECONDS):
+                await self._refresh()
+        if (known := self._recent(OLDEST_SECONDS)) is not None:
+            return known
+        detail = "the database does not answer, so API keys cannot be checked; try again"
+        raise ProblemError(503, "database_unavailable", detail, headers={"Retry-After": "5"})
+
+    @property
+    def were_any(self) -> bool:
+        """Whether there were keys when last looked: for questions that must not wait for the database."""
+        return self._known is None or self._known.any_exist
+
+    async def find(self, key: str) -> ApiKey | None:
+        """The usable key that this is, in the same time whether or not its id is known.
+
+        Raises:
+            ProblemError: as in `known`.
+        """
+        key_id = keys.id_of(key)
+        known = await self.known()
+        if key_id is not None and key_id not in known.usable:
+            known = await self.known(fresh=_RETRY_SECONDS)  # it may have been made a moment ago
+        row = known.usable.get(key_id or "")
+        if not keys.fits(key, row.hash if row else None):
+            return None
+        assert row is not None  # noqa: S101 (or nothing would fit)
+        self._note(row.id)
+        return row
+
+    def forget(self) -> None:
+        """Look again at the next request: this process has just changed a key."""
+        self._stale_before = self.clock()
+        self._tried_at = -float("inf")
+
+    def _recent(self, seconds: float) -> Known | None:
+        known = self._known
+        is_recent = known is not None and known.at >= max(self.clock() - seconds, self._stale_before)
+        return known if is_recent else None
+
+    async def _refresh(self) -> None:
+        begun = self._tried_at = self.clock()
+        try:
+            any_exist, usable = await run_in_threadpool(self._read)
+        except SQLAlchemyError as error:
+            log.warning("the API keys cannot be read, and are tried again: %s", error)
+        else:
+            self._known = Known(begun, any_exist, usable)
+
+    def _read(self) -> tuple[bool, dict[str, ApiKey]]:
+        with self.database.read() as session:
+            usable = {row.id: row for row in keys.usable(session=session)}
+            return bool(usable) or keys.exist(session=session), usable
+
+    def _note(self, key_id: str) -> None:
+        now = self.clock()
+        if now - self._noted.get(key_id, -float("inf")) > _USED_SECONDS:
+            self._noted[key_id] = now
+            self.used.add(key_id)
