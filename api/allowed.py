@@ -1,22 +1,27 @@
-"""The methods of a path. Two routes may share one, and the framework's 405 knows those of the first alone."""
+"""What the description of the API has at a path."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.routing import compile_path
 
 
 def allowed_methods(app: FastAPI, path: str) -> list[str]:
-    """In alphabetical order; none for a path that the description of the API does not have."""
-    return sorted(set(_methods(app, path)))
+    """In alphabetical order; none for a path that is not described.
+
+    Two routes may share a path, and the framework's 405 knows the methods of the first alone.
+    """
+    return sorted({name.upper() for operations in operations_at(app, path) for name in operations})
 
 
-def _methods(app: FastAPI, path: str) -> Iterator[str]:
+def operations_at(app: FastAPI, path: str) -> Iterator[Mapping[str, Any]]:
+    """Operations by method, of every template that the path fits."""
     for template, operations in app.openapi()["paths"].items():
         if _pattern(template).fullmatch(path):
-            yield from (name.upper() for name in operations)
+            yield operations
 
 
 @cache
