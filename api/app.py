@@ -10,6 +10,7 @@ from api.guard import GuardMiddleware
 from api.instruments import Instruments
 from api.lifespan import lifespan
 from api.middleware import EdgeMiddleware
+from api.queries import check_query
 from api.naming import operation_id
 from api.queries import check_query
 from api.routers import (
@@ -47,6 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=operation_id,
         responses={"default": {"model": ProblemDetails, "description": "What is wrong, as problem details."}},
         redirect_slashes=False,
+        dependencies=[Depends(check_query)],
         dependencies=[Depends(check_query)],
         docs_url=None,
         redoc_url=None,
