@@ -174,7 +174,9 @@ def _caller(scope: Scope) -> Caller:
 def _needed(path: str, method: str) -> tuple[Needed | None, str]:
     """What the route asks for (None = it is not declared), and the methods that this path has."""
     scopes = of_path(path) or {}
-    return scopes.get("GET" if method == "HEAD" else method), ", ".join(
+    # Of what anybody may read, anybody is told that it can only be read.
+    unknown: Needed | None = "open" if "open" in scopes.values() else None
+    return scopes.get("GET" if method == "HEAD" else method, unknown), ", ".join(
         [*scopes, *(["HEAD"] if "GET" in scopes else [])]
     )
 
