@@ -24,7 +24,7 @@ LONGEST = (
     "e2e/test_demo.py",
     "worker/test_supervisor.py",
     "tid_core/training/test_ranks_ends.py",
-    "e2e/test_faults.py",
+    "faults/test_faults.py",
     "tid_core/training/test_ranks.py",
     "worker/test_job_in_processes.py",
     "tid_core/training/test_resume_exact.py",

@@ -1,0 +1,148 @@
+"""The service under random faults: no job lost, none counted twice, every student the same bits.
+
+    uv run python benchmarks/chaos.py --faults 200 --seed 1 [--database postgresql] [--workers 2]
+
+Starts the whole service (API, workers, Valkey, a database), keeps a few tiny jobs under way, and hurts it every one to
+three seconds, sometimes twice at once. Then it waits until every accepted job has ended and compares each with one that
+nothing happened to. The seed gives the kinds and the pauses; what they meet depends on the moment.
+"""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from threading import Lock
+
+from benchmarks.fire import clock, disk
+from benchmarks.fire.databases import Postgres, Sqlite
+from benchmarks.fire.faults import KINDS, SERVER_KINDS, Fault, NoTarget, Scene
+from benchmarks.fire.fleet import Fleet
+from benchmarks.fire.load import Load
+from tid_core.data.synthetic import write_demo_data
+
+log = logging.getLogger("chaos")
+
+DISK_MIB = 256
+AT_ONCE = 3
+TWICE = 0.15
+RARELY = {"job cancelled": 0.3}  # a cancelled job shows least
+END_SECONDS = 900.0
+
+
+def main() -> int:
+    arguments = _arguments()
+    if not disk.inside() and disk.can_mount() and not (arguments.database == "postgresql" and os.geteuid()):
+        disk.enter()
+    root = Path(tempfile.mkdtemp(prefix="tid-chaos-"))
+    log_file = arguments.log or root / "chaos.log"
+    logging.basicConfig(filename=log_file, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    print(f"events: {log_file}, logs of the service: {root}/home/logs", flush=True)
+    write_demo_data(root / "data" / "digits", images=12, seed=1)
+    home = root / "home"
+    artifact_disk = disk.Disk(home / "artifacts" / "jobs", DISK_MIB) if disk.inside() else None
+    database = Postgres() if arguments.database == "postgresql" else Sqlite(home / "tid.db")
+    with Fleet(home, root / "data", database, workers=arguments.workers) as fleet:
+        scene = Scene(fleet, clock=clock.build(root), disk=artifact_disk)
+        bad = Chaos(scene, arguments.seed, arguments.database).run(arguments.faults)
+    if bad == 0 and arguments.log:
+        shutil.rmtree(root, ignore_errors=True)
+    return 1 if bad else 0
+
+
+class Chaos:
+    def __init__(self, scene: Scene, seed: int, database: str) -> None:
+        self.scene, self.seed = scene, seed
+        kinds = KINDS | (SERVER_KINDS if database == "postgresql" else {})
+        unable = {
+            "artifact disk full": scene.disk is None and "this user may not mount",
+            "clock off by an hour": scene.clock is None and "there is no C compiler",
+        }
+        for name, why in unable.items():
+            if why:
+                print(f"left out: {name} ({why})")
+                kinds = {kind: fault for kind, fault in kinds.items() if kind != name}
+        self.kinds = kinds
+        self.done: Counter[str] = Counter()
+        self.missed: Counter[str] = Counter()
+        self._lock = Lock()
+        self.load = Load(scene)
+
+    def run(self, num_faults: int) -> int:
+        """How many jobs were lost or doubled."""
+        began = time.monotonic()
+        reference = self.load.reference()
+        print(f"the undisturbed job took {time.monotonic() - began:.0f} s", flush=True)
+        self.load.start()
+        self._hurt(num_faults)
+        self.load.finish(END_SECONDS)
+        verdict = self.load.judge(reference)
+        self._print_table()
+        for line in verdict.complaints:
+            log.error("%s", line)
+            print(line)
+        print(verdict.attempts)
+        told = f"faults: {sum(self.done.values())}, jobs: {verdict.jobs}, lost: {verdict.lost}"
+        print(f"{told}, doubled: {verdict.doubled}, wrong: {verdict.wrong} ({time.monotonic() - began:.0f} s)")
+        return len(verdict.complaints)
+
+    def _hurt(self, num_faults: int) -> None:
+        dice = Random(self.seed)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            number, began = 0, time.monotonic()
+            under_way: list[Future[None]] = []
+            while number < num_faults:
+                time.sleep(0.1 if dice.random() < TWICE else dice.uniform(1.0, 3.0))
+                under_way = [future for future in under_way if not future.done()]
+                while len(under_way) >= AT_ONCE:
+                    time.sleep(0.1)
+                    under_way = [future for future in under_way if not future.done()]
+                (kind,) = dice.choices(list(self.kinds), [RARELY.get(kind, 1.0) for kind in self.kinds])
+                number += 1
+                under_way.append(pool.submit(self._fault, number, kind, self.kinds[kind]))
+                if number % 5 == 0:
+                    told = f"{number}/{num_faults} faults, {self.load.progress()}, {time.monotonic() - began:.0f} s"
+                    print(told, flush=True)
+
+    def _fault(self, number: int, kind: str, fault: Fault) -> None:
+        log.info("fault %d begins: %s", number, kind)
+        try:
+            told = fault(self.scene, Random(f"{self.seed}-{number}"))
+        except NoTarget:
+            log.info("fault %d: %s met nothing", number, kind)
+            counter = self.missed
+        except Exception:
+            log.exception("fault %d: %s failed", number, kind)
+            counter = self.missed
+        else:
+            log.info("fault %d: %s", number, told)
+            counter = self.done
+        with self._lock:
+            counter[kind] += 1
+
+    def _print_table(self) -> None:
+        print(f"\n{'fault':32} {'done':>5} {'met nothing':>12}")
+        for kind in self.kinds:
+            print(f"{kind:32} {self.done[kind]:5} {self.missed[kind]:12}")
+        print()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=30, help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="gives the kinds and the pauses")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--log", type=Path, help="where to write every event; the rest is then deleted after a success")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

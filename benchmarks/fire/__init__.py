@@ -1,0 +1,1 @@
+"""The scaled-out service as processes that can be hurt: shared by `benchmarks/chaos.py` and `tests/faults`."""

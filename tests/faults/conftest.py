@@ -1,0 +1,3 @@
+from tests.service import service, spec
+
+__all__ = ["service", "spec"]
