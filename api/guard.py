@@ -20,6 +20,7 @@ from store.models import ApiKey, KeyScope
 
 log = logging.getLogger("api.access")
 
+_PATIENCE_SECONDS: Final = 0.3
 _REALM: Final = 'Bearer realm="tid"'
 _NO_KEY = (
     "this server wants an API key, sent as `Authorization: Bearer tid_...` (`tid` and the Python client take it from "
@@ -76,16 +77,14 @@ class GuardMiddleware:
         """
         headers, path, settings = Headers(scope=scope), scope["path"], parts.settings
         needed, allow = _needed(path, caller.method)
-        # Probes are not to wait for a database that hangs.
-        is_probe = needed == "open" and "authorization" not in headers
-        any_keys = parts.keys.were_any if is_probe else (await parts.keys.known()).any_exist
-        is_open = is_loopback(settings.host) and not any_keys
+        is_public = needed == "open" and "authorization" not in headers
+        is_open = is_loopback(settings.host) and not await self._are_keys(parts, is_public=is_public)
         check_host(headers, path, settings.allowed_hosts, is_open=is_open)
         if caller.method not in SAFE:
             check_origin(headers)
         if is_open and _is_local(caller.peer):
             caller.scope = "admin"
-        if is_probe or caller.scope is not None:
+        if is_public or caller.scope is not None:
             return {}
         row = await self._identify(headers, parts, caller)
         if row is None:
@@ -96,6 +95,12 @@ class GuardMiddleware:
         if needed != "open":
             _authorise(row, caller, needed, allow)
         return told
+
+    async def _are_keys(self, parts: Parts, *, is_public: bool) -> bool:
+        """What is public does not wait for a database that hangs."""
+        if is_public:
+            return await parts.keys.were_any(seconds=_PATIENCE_SECONDS)
+        return (await parts.keys.known()).any_exist
 
     async def _identify(self, headers: Headers, parts: Parts, caller: Caller) -> ApiKey | None:
         given = headers.getlist("authorization")

@@ -62,9 +62,12 @@ class KeyRing:
         detail = "the database does not answer, so API keys cannot be checked; try again"
         raise ProblemError(503, "database_unavailable", detail, headers={"Retry-After": "5"})
 
-    @property
-    def were_any(self) -> bool:
-        """Whether there were keys when last looked: for questions that must not wait for the database."""
+    async def were_any(self, *, seconds: float) -> bool:
+        """Whether there are keys or, where the database does not say so within `seconds`, were when last looked."""
+        looking = asyncio.ensure_future(self.known())
+        await asyncio.wait({looking}, timeout=seconds)
+        if looking.done() and looking.exception() is None:
+            return looking.result().any_exist
         return self._known is None or self._known.any_exist
 
     async def find(self, key: str) -> ApiKey | None:
