@@ -10,11 +10,11 @@ from api.guard import GuardMiddleware
 from api.instruments import Instruments
 from api.lifespan import lifespan
 from api.middleware import EdgeMiddleware
-from api.queries import check_query
 from api.naming import operation_id
 from api.queries import check_query
 from api.routers import (
     catalogue,
+    control,
     datasets,
     events,
     files,
@@ -49,7 +49,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={"default": {"model": ProblemDetails, "description": "What is wrong, as problem details."}},
         redirect_slashes=False,
         dependencies=[Depends(check_query)],
-        dependencies=[Depends(check_query)],
         docs_url=None,
         redoc_url=None,
     )
@@ -58,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for module in (
         jobs,
+        control,
         metrics,
         events,
         results,

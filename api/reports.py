@@ -160,6 +160,8 @@ def _why_no_baseline(job: Job) -> str:
         return f"the job is itself a baseline of sweep {job.sweep_id}"
     if job.spec.get("teacher") is None:
         return "plain training has no baseline"
+    if job.spec["baseline"]:
+        return "its baseline was deleted"
     return "the job was submitted with `baseline: false`"
 
 

@@ -100,6 +100,16 @@ class JobWarning(Out):
     detail: str
 
 
+class Waiting(Out):
+    """What a job waits for."""
+
+    reason: Literal["dataset", "no_worker", "all_drained", "starting_soon", "busy", "paused"]
+    detail: str = Field(description="The same for people.")
+    position: int | None = Field(
+        description="Place among the waiting jobs of its queue, 1 = next: by priority, then age. Null while paused."
+    )
+
+
 class JobSummary(Out):
     """A job in a list."""
 
@@ -110,6 +120,8 @@ class JobSummary(Out):
     detail: str | None = Field(description="The same for people.")
     method: str
     queue: str
+    priority: int = Field(description="0 first .. 9: of the jobs that wait in its queue.")
+    waiting: Waiting | None = Field(description="Why it waits; null where it does not.")
     student_detector: str
     teacher_detector: str | None
     dataset: str = Field(description="As the spec names it.")
@@ -139,17 +151,39 @@ class Job(JobSummary):
     spec: dict[str, Any] = Field(description="The resolved spec; its schema is at GET /schemas/job.")
 
 
+class RetryIn(BaseModel):
+    """Where another attempt begins."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    from_: Literal["checkpoint", "fresh"] = Field(
+        "checkpoint",
+        alias="from",
+        description="checkpoint: the newest state that was kept; fresh: the first step, earlier results are forgotten.",
+    )
+
+
+class JobPatch(BaseModel):
+    """What can be changed of a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: int = Field(ge=0, le=9, description="0 first .. 9.")
+
+
 class Attempt(Out):
     number: int
     worker_id: str | None
     started_at: datetime
     ended_at: datetime | None
-    seconds: float | None
-    outcome: str | None
-    reason: str | None
-    detail: str | None
-    resumed_from_step: int | None
+    lease_expires_at: datetime | None = Field(description="When the worker loses the job unless it is heard of.")
+    seconds: float = Field(description="To its end or, while it runs, to now; by the database's clock.")
+    outcome: str | None = Field(description="Null while it runs.")
+    reason: str | None = Field(description="Why it ended, as a code; docs/status-reasons.md has them all.")
+    detail: str | None = Field(description="The same for people, with how its training was stopped, if it was.")
+    resumed_from_step: int | None = Field(description="0: from the beginning; null: its training did not begin.")
     last_step: int | None
+    steps: int | None = Field(description="Optimiser steps that it has done.")
 
 
 class MetricPoint(Out):
@@ -401,6 +435,14 @@ class RecipeOut(Out):
     )
 
 
+class DrainIn(BaseModel):
+    """How a worker drains."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: bool = Field(False, description="Finish the present job first, instead of handing it back.")
+
+
 class Worker(Out):
     id: str
     hostname: str
@@ -408,7 +450,12 @@ class Worker(Out):
     queues: list[str]
     device: dict[str, Any] = Field(description="What it computes on.")
     telemetry: dict[str, Any] | None = Field(description="Utilisation and memory, as last told.")
-    state: Literal["idle", "busy", "stopped", "lost"] = Field(description="lost: silent without having signed off.")
+    state: Literal["idle", "busy", "draining", "drained", "stopped", "lost"] = Field(
+        description="lost: silent without having signed off. draining: still with its last job; drained: takes none."
+    )
+    draining: Literal["now", "wait"] | None = Field(
+        description="Takes no jobs, also after a new start: `now` hands its present job back, `wait` finishes it."
+    )
     alive: bool = Field(description="Whether its heartbeat is recent, by the database's clock.")
     current_job: str | None
     started_at: datetime

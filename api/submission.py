@@ -73,7 +73,7 @@ def submit(spec: JobSpec, parts: Parts, *, idempotency_key: str | None) -> Submi
         if idempotency_key:
             idempotency.hold("job", idempotency_key, session=session)
             if known := jobs.by_key(idempotency_key, digest, session=session):
-                return Submitted(job_full(known, session=session), replayed=True)
+                return Submitted(job_full(known, parts, session=session), replayed=True)
         review = review_spec(spec, parts, session=session)
         if review.errors or review.dataset is None:
             raise refusal(review.errors)
@@ -87,7 +87,7 @@ def submit(spec: JobSpec, parts: Parts, *, idempotency_key: str | None) -> Submi
             warnings=review.warnings,
         )
         session.refresh(created.job)
-        job = job_full(created.job, session=session)
+        job = job_full(created.job, parts, session=session)
     if not created.replayed:
         for job_id in filter(None, (job.id, job.baseline_job_id)):
             parts.doorbell.ring(job_id, job.queue)

@@ -5,20 +5,23 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from api.deps import Parts
 from api.schemas import Cost, Dataset, Job, JobSummary, JobWarning, Progress
-from store import models
+from store import models, waiting
 from store.cost import costs
 from tid_core.data.options import IndexOptions
 
 
-def job_summaries(rows: Sequence[models.Job], *, session: Session) -> list[JobSummary]:
+def job_summaries(rows: Sequence[models.Job], parts: Parts, *, session: Session) -> list[JobSummary]:
     spent = costs([row.id for row in rows], session=session)
-    return [JobSummary.model_validate({**_summary(row), "cost": spent[row.id]}) for row in rows]
+    waits = waiting.of_jobs(rows, heartbeat_seconds=parts.settings.heartbeat_seconds, session=session)
+    read = [{**_summary(row), "cost": spent[row.id], "waiting": waits.get(row.id)} for row in rows]
+    return [JobSummary.model_validate(one) for one in read]
 
 
-def job_full(row: models.Job, *, session: Session) -> Job:
-    full = {"cost": job_cost(row.id, session=session), "warnings": job_warnings(row), "spec": row.spec}
-    return Job.model_validate({**_summary(row), **full})
+def job_full(row: models.Job, parts: Parts, *, session: Session) -> Job:
+    (summary,) = job_summaries([row], parts, session=session)
+    return Job(**dict(summary), warnings=job_warnings(row), spec=row.spec)
 
 
 def job_cost(job_id: str, *, session: Session) -> Cost:

@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session
 from store import leases, watch, workers
 from store.db import Database, db_now
 from store.endings import try_again
-from store.models import Job
+from store.models import Dataset, Job
+from store.reasons import WORKER_LOST
 from store.settings import Settings
 from store.states import Outcome, State
+from store.waiting import LOOKED_THROUGH
 
 LEASE: Final = "reaper"
-WORKER_LOST: Final = "worker_lost"
 LEASE_ROUNDS: Final = 5
 
 
@@ -76,14 +77,15 @@ def expire_of(worker_id: str, *, session: Session) -> list[Expired]:
 
 
 def due_doorbells(idle_queues: Collection[str], *, ring_seconds: float, session: Session) -> list[Doorbell]:
-    """Queued jobs that were never announced, or not for `ring_seconds` although a worker of their queue is idle.
+    """Queued jobs that were never announced, or not for `ring_seconds` although they may begin and a worker is idle.
 
     Where all are busy, nobody would answer: messages would pile up behind a long training for as long as it takes.
 
     Returns:
         In queue order; now they count as announced.
     """
-    unheard = and_(Job.last_rung_at <= db_now(-ring_seconds), Job.queue.in_(idle_queues))
+    may_begin = Job.dataset_id.in_(select(Dataset.id).where(Dataset.state.in_(LOOKED_THROUGH)))
+    unheard = and_(Job.last_rung_at <= db_now(-ring_seconds), Job.queue.in_(idle_queues), may_begin)
     due = or_(Job.last_rung_at.is_(None), unheard)
     statement = update(Job).where(Job.state == State.QUEUED, due).values(last_rung_at=db_now())
     rows = session.execute(

@@ -50,6 +50,7 @@ def create(
 @router.get("", name="list")
 def list_jobs(
     session: ReadSession,
+    parts: PartsDep,
     state: Annotated[list[State] | None, Query(description="Any of these states.")] = None,
     method: Annotated[list[Text] | None, Query(description="Any of these methods.")] = None,
     queue: Text | None = None,
@@ -71,20 +72,20 @@ def list_jobs(
     )
     shown, has_more = rows[:limit], len(rows) > limit
     following = paging.encode(jobs.Cursor(shown[-1].created_at, shown[-1].id)) if has_more else None
-    return Page(data=job_summaries(shown, session=session), has_more=has_more, next_cursor=following)
+    return Page(data=job_summaries(shown, parts, session=session), has_more=has_more, next_cursor=following)
 
 
 @router.get("/{job_id}", name="get")
-def get(job_id: str, session: ReadSession) -> Job:
+def get(job_id: str, parts: PartsDep, session: ReadSession) -> Job:
     """A job with its resolved spec."""
-    return job_full(jobs.get(job_id, session=session), session=session)
+    return job_full(jobs.get(job_id, session=session), parts, session=session)
 
 
 @router.post("/{job_id}/cancel", name="cancel", status_code=202)
-def cancel(job_id: str, session: WriteSession) -> Job:
+def cancel(job_id: str, parts: PartsDep, session: WriteSession) -> Job:
     """Ask a job, and its baseline twin, to stop.
 
     A waiting job is cancelled at once; a running one says `cancelling` first.
     Cancelling twice is no error; 409 where the job has ended otherwise.
     """
-    return job_full(jobs.request_cancel(job_id, session=session), session=session)
+    return job_full(jobs.request_cancel(job_id, session=session), parts, session=session)

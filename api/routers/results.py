@@ -13,6 +13,7 @@ from api.problems import ProblemError
 from api.reports import build_report
 from api.schemas import Attempt, FieldProblem, Items, LogChunk, Report
 from store import jobs, logs, models
+from store.attempts import Told, of_job
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
 
@@ -22,17 +23,15 @@ LOG_BYTES = 1 << 20
 @router.get("/attempts", name="attempts")
 def attempts(job_id: str, session: ReadSession) -> Items[Attempt]:
     """Every start of the job: where it ran, from which step it went on, and how it ended."""
-    jobs.get(job_id, session=session)
-    rows = session.scalars(
-        select(models.Attempt).where(models.Attempt.job_id == job_id).order_by(models.Attempt.number)
-    )
-    return Items(data=[_attempt(row) for row in rows])
+    job = jobs.get(job_id, session=session)
+    return Items(data=[_attempt(told) for told in of_job(job, session=session)])
 
 
-def _attempt(row: models.Attempt) -> Attempt:
+def _attempt(told: Told) -> Attempt:
+    row = told.attempt
     same = {name: getattr(row, name) for name in Attempt.model_fields if hasattr(row, name)}
-    seconds = None if row.ended_at is None else (row.ended_at - row.started_at).total_seconds()
-    return Attempt.model_validate({**same, "outcome": row.outcome and row.outcome.value, "seconds": seconds})
+    computed = {"seconds": told.seconds, "lease_expires_at": told.lease_expires_at, "steps": told.steps}
+    return Attempt.model_validate({**same, **computed, "outcome": row.outcome and row.outcome.value})
 
 
 @router.get("/report", name="report")

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 
 from store import leases, reaper, workers
-from store.models import Attempt, Job, Lease
+from store.models import Attempt, Dataset, Job, Lease
 from store.settings import Settings
 from store.states import Outcome, State
 
@@ -70,6 +70,16 @@ def test_a_job_rings_again_only_where_a_worker_is_idle(world, settings):
     with world.database.write() as session:
         workers.register("elsewhere", hostname="h", pid=1, queues=["other"], device={}, session=session)
         workers.register("here", hostname="h", pid=2, queues=["default"], device={}, session=session)
+    assert rung_again() == [job.id]
+    with world.database.write() as session:
+        session.execute(update(Dataset).values(state="validating"))
+    assert rung_again() == [], "nobody could begin it"
+    with world.database.write() as session:
+        session.execute(update(Dataset).values(state="ready"))
+        workers.drain("here", "wait", session=session)
+    assert rung_again() == []
+    with world.database.write() as session:
+        workers.undrain("here", session=session)
     assert rung_again() == [job.id]
     with world.database.write() as session:
         workers.heartbeat("here", current_job="0123456789ab", session=session)
