@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.access import SAFE, Needed, check_host, check_origin, is_loopback, of_path
 from api.callers import CALLER, Caller
 from api.deps import Parts
-from api.keyring import FRESH_SECONDS
+from api.keyring import FRESH_SECONDS, RETRY_SECONDS
 from api.problems import ProblemError, problem_response
 from api.rates import Buckets
 from store.log_lines import about
@@ -78,7 +78,7 @@ class GuardMiddleware:
         headers, path, settings = Headers(scope=scope), scope["path"], parts.settings
         needed, allow = _needed(path, caller.method)
         is_public = needed == "open" and "authorization" not in headers
-        is_open = is_loopback(settings.host) and not await self._are_keys(parts, is_public=is_public)
+        is_open = is_loopback(settings.host) and not await self._are_keys(headers, parts, is_public=is_public)
         check_host(headers, path, settings.allowed_hosts, is_open=is_open)
         if caller.method not in SAFE:
             check_origin(headers)
@@ -96,11 +96,13 @@ class GuardMiddleware:
             _authorise(row, caller, needed, allow)
         return told
 
-    async def _are_keys(self, parts: Parts, *, is_public: bool) -> bool:
-        """What is public does not wait for a database that hangs."""
+    async def _are_keys(self, headers: Headers, parts: Parts, *, is_public: bool) -> bool:
+        """What is public does not wait for a database that hangs; where a key is sent, there may just now be one."""
         if is_public:
             return await parts.keys.were_any(seconds=_PATIENCE_SECONDS)
-        return (await parts.keys.known()).any_exist
+        if (await parts.keys.known()).any_exist:
+            return True
+        return "authorization" in headers and (await parts.keys.known(fresh=RETRY_SECONDS)).any_exist
 
     async def _identify(self, headers: Headers, parts: Parts, caller: Caller) -> ApiKey | None:
         given = headers.getlist("authorization")

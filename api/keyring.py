@@ -21,7 +21,8 @@ FRESH_SECONDS: Final = 2.0
 """For this long a revoked key may still be let in, and a new one still be unknown to other processes."""
 OLDEST_SECONDS: Final = 10.0
 """While the database is away nobody is let in by what was known longer ago."""
-_RETRY_SECONDS: Final = 0.25
+RETRY_SECONDS: Final = 0.25
+"""How soon the database is asked again, for a key that is not known or after a failure."""
 _USED_SECONDS: Final = 60.0
 
 
@@ -55,7 +56,7 @@ class KeyRing:
         if (known := self._recent(fresh)) is not None:
             return known
         async with self._lock:
-            if self._recent(fresh) is None and self.clock() - self._tried_at > min(fresh, _RETRY_SECONDS):
+            if self._recent(fresh) is None and self.clock() - self._tried_at > min(fresh, RETRY_SECONDS):
                 await self._refresh()
         if (known := self._recent(OLDEST_SECONDS)) is not None:
             return known
@@ -79,7 +80,7 @@ class KeyRing:
         key_id = keys.id_of(key)
         known = await self.known()
         if key_id is not None and key_id not in known.usable:
-            known = await self.known(fresh=_RETRY_SECONDS)  # it may have been made a moment ago
+            known = await self.known(fresh=RETRY_SECONDS)  # it may have been made a moment ago
         row = known.usable.get(key_id or "")
         if not keys.fits(key, row.hash if row else None):
             return None

@@ -50,8 +50,8 @@ def prune(*, days: float, session: Session) -> int:
         How many entries went.
     """
     refusal = AuditEntry.status >= REFUSED
-    oldest = select(AuditEntry.at).where(refusal).order_by(AuditEntry.at.desc()).offset(MAX_REFUSALS).limit(1)
-    gone = [delete(AuditEntry).where(refusal, AuditEntry.at <= oldest.scalar_subquery())]
+    newest_first = select(AuditEntry.id).where(refusal).order_by(AuditEntry.at.desc(), AuditEntry.id.desc())
+    gone = [delete(AuditEntry).where(AuditEntry.id.in_(newest_first.offset(MAX_REFUSALS)))]
     if days:
         gone.append(delete(AuditEntry).where(AuditEntry.at < db_now(-days * _DAY_SECONDS)))
     number = 0
