@@ -85,7 +85,7 @@ class FolderArtifacts:
             self._bring(source, temporary)
             sha256, num_bytes = _settle(temporary)
             temporary.replace(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
         return Stored(key, sha256, num_bytes)
 
     def path(self, key: str) -> Path:
@@ -138,7 +138,8 @@ def _settle(path: Path) -> tuple[str, int]:
         return digest.hexdigest(), file.tell()
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Force to the disk which names are in a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

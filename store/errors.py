@@ -130,3 +130,15 @@ class QuotaExceeded(StoreError):
     def __init__(self, name: str, what: str, number: int, limit: int) -> None:
         detail = f"with this request the key {name!r} would have {number} {what}; its quota is {limit}"
         super().__init__(f"{detail}; wait until jobs have ended, cancel some, or ask for a key with a larger quota")
+
+
+class DatabaseUnfit(StoreError):
+    """There is no database, or it is of another version."""
+
+    code = "database_unfit"
+
+
+class BackupError(StoreError):
+    """A backup cannot be made or restored."""
+
+    code = "backup_error"

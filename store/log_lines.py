@@ -26,6 +26,7 @@ OURS: Final = ("api", "store", "worker", "uvicorn", "celery")
 _IDS: Final = ("job_id", "attempt", "request_id", "key_id", "trace_id")
 """What a line of text ends with, where its message does not hold it; JSON has every field."""
 _PASSWORD: Final = re.compile(r"(\w+://[^\s:/@]*:)[^\s/@]+(?=@)")
+_KEY: Final = re.compile(r"(\btid_[0-9a-f]{12}_)[0-9a-f]{16,}")
 _BEARER: Final = re.compile(r"(?i)(\bbearer\s+)[^\s'\",]+")
 
 
@@ -62,8 +63,10 @@ def _head(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> str
 
 
 def without_secrets(text: str) -> str:
-    """The text with passwords of URLs, and tokens of Authorization headers, taken out."""
-    return _BEARER.sub(r"\1***", _PASSWORD.sub(r"\1***", text))
+    """The text with passwords of URLs, API keys and tokens of Authorization headers taken out."""
+    for secret in (_PASSWORD, _KEY, _BEARER):
+        text = secret.sub(r"\1***", text)
+    return text
 
 
 def _as_json(_logger: Any, _method: str, fields: Mapping[str, Any]) -> str:

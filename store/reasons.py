@@ -8,6 +8,7 @@ RETRIED: Final = "retried"
 PAUSED: Final = "paused"
 WORKER_STOPPED: Final = "worker_stopped"
 WORKER_DRAINED: Final = "worker_drained"
+RESTORED: Final = "restored"
 WORKER_LOST: Final = "worker_lost"
 WORKER_ERROR: Final = "worker_error"
 MAX_ATTEMPTS: Final = "max_attempts"
@@ -19,6 +20,7 @@ BY_REQUEST: Final[dict[str, str]] = {
     PAUSED: "The attempt saved its state and ended because its job was paused.",
     WORKER_STOPPED: "Its worker was shut down: the attempt saved its state and handed the job back.",
     WORKER_DRAINED: "Its worker was drained: the attempt saved its state and handed the job back.",
+    RESTORED: "The service was restored from a backup: the attempt that ran then counts no more.",
 }
 """Nothing went wrong; none of these counts against `resources.max_attempts`."""
 

@@ -8,7 +8,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 
-from store.db import make_engine
+from store.db import Database, make_engine
+from store.errors import DatabaseUnfit
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 
@@ -42,6 +43,29 @@ def current_revision(url: str) -> str | None:
 def newest_revision() -> str | None:
     """The revision that this version of the service works with."""
     return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def revisions() -> frozenset[str]:
+    """Every revision that this version of the service knows."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def open_current(url: str) -> Database:
+    """The database of a service that has been started: commands that work on it make none, and migrate none.
+
+    Raises:
+        DatabaseUnfit: there is none, or its tables are those of another version.
+    """
+    file = make_url(url).database
+    if make_url(url).get_backend_name() == "sqlite" and not (file and Path(file).is_file()):
+        raise DatabaseUnfit(f"there is no database {file}; TID_HOME or TID_DATABASE_URL should say where it is")
+    current, newest = current_revision(url), newest_revision()
+    if current != newest:
+        raise DatabaseUnfit(
+            f"the tables are at revision {current or 'none'}, this version works with {newest}; "
+            "start the service once, or run `alembic upgrade head`"
+        )
+    return Database(url)
 
 
 def _config() -> Config:
