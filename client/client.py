@@ -7,13 +7,15 @@ with Client("http://127.0.0.1:8000") as client:
     client.download(job.id, "best", path=Path("student.safetensors"))
 """
 
+import codecs
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel
@@ -32,13 +34,14 @@ from tid_core.sweep import SweepSpec
 DEFAULT_URL = "http://127.0.0.1:8000"
 PAGE = 100
 Format = Literal["auto", "coco", "voc", "yolo"]
+Start = Literal["checkpoint", "fresh"]
 Answer = TypeVar("Answer", bound=BaseModel)
 SILENCE = 60.0
 """Seconds without a byte, heartbeats included, after which a stream of events counts as lost."""
 SUBMISSION = 120.0
 """Seconds that the server may take to check every job of a sweep."""
 DELETION = 900.0
-"""Seconds that the server may take to delete the files of a dataset."""
+"""Seconds that the server may take to delete the files of a dataset or a job."""
 LOST_STREAMS = 5
 """Streams lost in a row, without an event between, before it gives up."""
 Event = schemas.StateEvent | schemas.Progress | schemas.MetricsEvent | schemas.EndEvent
@@ -138,8 +141,29 @@ class Client:
         raise NoSuchJob(_no_single("job", job, fits, "`tid jobs` lists them"))
 
     def cancel(self, job_id: str) -> schemas.Job:
-        response = self._transport.request("POST", f"/jobs/{job_id}/cancel")
+        """Stop a job, and its baseline twin, for good."""
+        return self._ask(f"/jobs/{job_id}/cancel", schemas.Job)
+
+    def pause(self, job_id: str) -> schemas.Job:
+        """Save the state of a job, and of its baseline twin, and free the GPU until it is resumed."""
+        return self._ask(f"/jobs/{job_id}/pause", schemas.Job)
+
+    def resume(self, job_id: str) -> schemas.Job:
+        """Queue a paused job, and its baseline twin, again."""
+        return self._ask(f"/jobs/{job_id}/resume", schemas.Job)
+
+    def retry(self, job_id: str, *, start: Start = "checkpoint") -> schemas.Job:
+        """Another attempt at a job that failed or was cancelled; `fresh` forgets what the earlier ones reached."""
+        return self._ask(f"/jobs/{job_id}/retry", schemas.Job, {"from": start}, repeatable=False)
+
+    def set_priority(self, job_id: str, priority: int) -> schemas.Job:
+        """0 first .. 9: the place of a job, and of its baseline twin, in the queue."""
+        response = self._transport.request("PATCH", f"/jobs/{job_id}", json={"priority": priority})
         return schemas.Job.model_validate_json(response.content)
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job that has ended, with everything it wrote."""
+        self._transport.request("DELETE", f"/jobs/{job_id}", repeatable=False, timeout=DELETION)
 
     def metrics(
         self, job_id: str, *names: str, since_step: int | None = None, max_points: int | None = None
@@ -153,7 +177,7 @@ class Client:
         headers = {"Accept": "text/csv"}
         return self._transport.request("GET", f"/jobs/{job_id}/metrics", params=params, headers=headers).text
 
-    def events(self, job_id: str, *, last_event_id: str | None = None) -> Iterator[Event]:
+    def events(self, job_id: str, *, last_event_id: str | None = None) -> Generator[Event]:
         """The job's present state, then every change and metric as it comes, and an `EndEvent` when it has ended.
 
         A stream that breaks, or that the server closes after its longest time, is taken up again where it stopped.
@@ -195,6 +219,33 @@ class Client:
 
     def logs(self, job_id: str, *, offset: int = 0, attempt: int | None = None) -> schemas.LogChunk:
         return self._get(f"/jobs/{job_id}/logs", schemas.LogChunk, {"offset": offset, "attempt": attempt})
+
+    def follow_logs(self, job_id: str, *, offset: int = 0) -> Iterator[str]:
+        """The log from `offset` on, as it is written, until the job ends; a stream that breaks is taken up again."""
+        failures, decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
+        while failures <= LOST_STREAMS:
+            offset -= len(decoder.getstate()[0])  # of a character that was cut in two
+            decoder.reset()
+            has_ended = self.job(job_id).state in schemas.TERMINAL_STATES
+            wanted = {"follow": "true", "offset": offset}
+            try:
+                with self._transport.stream(
+                    f"/jobs/{job_id}/logs", params=wanted, headers={"Accept": "text/plain"}, timeout=SILENCE
+                ) as response:
+                    offset = int(response.headers["X-Log-Offset"])
+                    for piece in response.iter_raw():
+                        failures, offset = 0, offset + len(piece)
+                        yield decoder.decode(piece)
+            except httpx.ReadTimeout:  # a training may be silent for long
+                continue
+            except httpx.TransportError as error:
+                lost = unreachable(self.url, error)
+                self._transport.pause(failures)
+                failures += 1
+                continue
+            if has_ended:
+                return
+        raise lost
 
     def attempts(self, job_id: str) -> list[schemas.Attempt]:
         return self._items(f"/jobs/{job_id}/attempts", schemas.Attempt)
@@ -354,6 +405,14 @@ class Client:
     def workers(self) -> list[schemas.Worker]:
         return self._items("/workers", schemas.Worker)
 
+    def drain(self, worker_id: str, *, wait: bool = False) -> schemas.Worker:
+        """Let a worker take no more jobs; its present one goes back to the queue or, with `wait`, is finished first."""
+        return self._ask(f"/workers/{quote(worker_id, safe='')}/drain", schemas.Worker, {"wait": wait})
+
+    def undrain(self, worker_id: str) -> schemas.Worker:
+        """Let a worker take jobs again."""
+        return self._ask(f"/workers/{quote(worker_id, safe='')}/undrain", schemas.Worker)
+
     def ready(self) -> schemas.Readiness:
         """Whether the server can work; not ready is an answer here, not an error."""
         response = self._transport.request("GET", "/readyz", accept=(503,))
@@ -380,6 +439,9 @@ class Client:
         """What was written and refused, newest first."""
         asked = {"key": key, "refused": None if refused is None else str(refused).lower()}
         yield from self._pages("/audit", key_schemas.AuditEntry, asked, limit)
+
+    def _ask(self, path: str, kind: type[Answer], json: Any = None, *, repeatable: bool = True) -> Answer:
+        return kind.model_validate_json(self._transport.request("POST", path, json=json, repeatable=repeatable).content)
 
     def _get(self, path: str, kind: type[Answer], params: dict[str, Any] | None = None) -> Answer:
         return kind.model_validate_json(self._transport.request("GET", path, params=params).content)

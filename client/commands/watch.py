@@ -40,6 +40,10 @@ def logs(
     """Print what a job's training said."""
     with connect(url) as client:
         job_id = client.find(job).id
+        if follow and attempt is None:
+            for text in client.follow_logs(job_id):
+                typer.echo(text, nl=False)
+            return
         offset = _print_logs(client, job_id, 0, attempt)
         while follow and not _ended(client, job_id):
             time.sleep(LOG_SECONDS)
