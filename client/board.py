@@ -79,7 +79,7 @@ class Board:
         return Group(*parts)
 
     def _tell(self, label: str, job: JobSummary) -> None:
-        now, seen = time.monotonic(), (job.state, job.progress.epoch, job.best_ap)
+        now, seen = time.monotonic(), (job.state, job.progress.epoch, job.best_ap, job.waiting)
         last = self._told.get(label)
         if last is not None and last[1] == seen and (job.state != "running" or now - last[0] < self._lines_every):
             return
@@ -98,6 +98,8 @@ def fraction(job: JobSummary) -> float:
 def _words(job: JobSummary) -> str:
     progress = job.progress
     state = f"[{STATE_STYLES[job.state]}]{job.state}[/]"
+    if job.waiting is not None and job.state in ("queued", "paused"):
+        return f"{state} ({escape(job.waiting.detail)})"
     if job.state != "running":
         why = f" ({job.status_reason})" if job.status_reason and job.state != "succeeded" else ""
         return f"{state}{why}" + (f"  AP {ap(job.best_ap)}" if job.best_ap is not None else "")

@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from client.commands import datasets, explain, files, import_weights, jobs, keys, local, recipes, submit, sweeps, watch
+from client.commands import (
+    control,
+    datasets,
+    explain,
+    files,
+    import_weights,
+    jobs,
+    keys,
+    local,
+    recipes,
+    submit,
+    sweeps,
+    upkeep,
+    watch,
+    workers,
+)
 from client.console import FAILED, INTERRUPTED, NO_SERVER, complain
 
 app = typer.Typer(
@@ -45,11 +60,12 @@ def options(
         os.environ["TID_API_KEY_FILE"] = key_file
 
 
-for module in (local, submit, watch, jobs, files, explain, recipes, import_weights, keys):
+for module in (local, submit, watch, jobs, control, files, explain, recipes, import_weights, keys, upkeep):
     module.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(sweeps.app, name="sweep")
 app.add_typer(keys.app, name="keys")
+app.add_typer(workers.app, name="workers")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from api.deps import Parts, PartsDep, ReadSession, WriteSession
 from api.schemas import DrainIn, Items, Worker
 from store import workers
 
+# `:path`, because a worker may be called anything, with slashes too.
 router = APIRouter(prefix="/workers", tags=["workers"])
 
 
@@ -17,7 +18,7 @@ def list_workers(session: ReadSession, parts: PartsDep) -> Items[Worker]:
     return Items(data=[_worker(found) for found in seen])
 
 
-@router.post("/{worker_id}/drain", name="drain", status_code=202)
+@router.post("/{worker_id:path}/drain", name="drain", status_code=202)
 def drain(worker_id: str, parts: PartsDep, session: WriteSession, body: DrainIn | None = None) -> Worker:
     """Let a worker take no more jobs, also after a new start under this name, until it is undrained.
 
@@ -29,7 +30,7 @@ def drain(worker_id: str, parts: PartsDep, session: WriteSession, body: DrainIn 
     return _read(worker_id, parts, session=session)
 
 
-@router.post("/{worker_id}/undrain", name="undrain")
+@router.post("/{worker_id:path}/undrain", name="undrain")
 def undrain(worker_id: str, parts: PartsDep, session: WriteSession) -> Worker:
     """Let a worker take jobs again. No error where it takes them already."""
     workers.undrain(worker_id, session=session)

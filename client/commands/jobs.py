@@ -24,7 +24,7 @@ from client.console import (
 )
 
 if TYPE_CHECKING:
-    from api.schemas import Job, Report
+    from api.schemas import Job, JobSummary, Report
 
 
 def register(app: typer.Typer) -> None:
@@ -48,13 +48,20 @@ def list_jobs(
     for job in rows:
         epoch = f"{job.progress.epoch}/{job.progress.epochs or '-'}"
         eta = span(job.progress.eta_seconds) if job.state == "running" else "-"
-        state_text = styled_state(job.state) + (f" ({job.status_reason})" if job.state == "failed" else "")
+        state_text = styled_state(job.state) + _why(job)
         table.add_row(
             job.id, escaped(job.name), state_text, job.method, job.student_detector, epoch, ap(job.best_ap), eta,
             ago(job.created_at),
         )  # fmt: skip
     none = "no job fits" if state or search else "no jobs yet; `tid submit SPEC` makes one"
     out().print(table if rows else none)
+
+
+def _why(job: JobSummary) -> str:
+    """What a list says beside the state: why it failed, or why it waits and at which place of its queue."""
+    if job.waiting is not None and job.waiting.position is not None:
+        return f" ({job.waiting.reason}, {job.waiting.position}.)"
+    return f" ({job.status_reason})" if job.state == "failed" else ""
 
 
 def show(
@@ -93,11 +100,12 @@ def _print_facts(job: Job) -> None:
         ("job", f"{job.id}  {escaped(job.name)}"),
         ("state", styled_state(job.state) + (f" ({job.status_reason})" if job.status_reason else "")),
         ("", escaped(job.detail or "")),
+        ("waits", _waits(job)),
         ("method", f"{job.method}, student {job.student_detector}, teacher {job.teacher_detector or 'none'}"),
         ("dataset", escaped(job.dataset)),
         ("progress", done),
         ("best AP", ap(job.best_ap)),
-        ("attempt", f"{job.attempt} of at most {job.max_attempts}"),
+        ("attempt", f"{job.attempt}; failures allowed: {job.max_attempts - 1}" if job.attempt else ""),
         ("cost", _cost(job)),
         ("baseline", job.baseline_job_id or ""),
         ("baseline of", job.twin_of or ""),
@@ -108,6 +116,15 @@ def _print_facts(job: Job) -> None:
     for name, value in facts:
         if value:
             out().print(f"[dim]{name:>12}[/]  {value}", soft_wrap=True)
+
+
+def _waits(job: Job) -> str:
+    waiting = job.waiting
+    if waiting is None or waiting.position is None:
+        return "until `tid resume`" if waiting is not None else ""
+    return (
+        f"{waiting.reason}: {escaped(waiting.detail)}; place {waiting.position} of {job.queue}, priority {job.priority}"
+    )
 
 
 def _cost(job: Job) -> str:
