@@ -1,10 +1,13 @@
 """`python -m api`: serve on the host and port of the settings."""
 
 import sys
+from contextlib import suppress
 
 import uvicorn
 
 from api import binding
+from api.app import create_app
+from api.serving import Server
 from store import log_lines
 from store.settings import SettingsError, load_settings
 
@@ -22,9 +25,9 @@ def main() -> int:
         sys.stderr.write(f"{refusal}\n")
         return 2
     log_lines.configure(settings)
-    uvicorn.run(
-        "api.app:create_app",
-        factory=True,
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         access_log=False,
@@ -35,7 +38,10 @@ def main() -> int:
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         server_header=False,
     )
-    return 0
+    server = Server(app, config)
+    with suppress(KeyboardInterrupt):  # uvicorn has stopped by then
+        server.run()
+    return 0 if server.started else 3
 
 
 if __name__ == "__main__":

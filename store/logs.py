@@ -67,6 +67,11 @@ def tail(job_id: str, *, num_lines: int = 20, session: Session) -> str:
     return "\n".join(page.text.splitlines()[-num_lines:])
 
 
+def size(job_id: str, *, session: Session) -> int:
+    """Bytes written so far, with those that were dropped."""
+    return _last(job_id, session=session)[1]
+
+
 def _last(job_id: str, *, session: Session) -> tuple[int, int]:
     """Number of the newest chunk, and the bytes written so far."""
     statement = select(LogChunk.seq, LogChunk.offset + LogChunk.bytes).where(LogChunk.job_id == job_id)
