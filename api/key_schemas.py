@@ -14,7 +14,7 @@ _Limit = Annotated[int, Field(ge=0, le=1_000_000)]
 class KeyIn(BaseModel):
     """A key to be made. Limits that are null are those of the settings; 0 = no limit."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7f]*$", description="Whose it is.")
     scope: KeyScope = Field(description="`admin` includes `write`, which includes `read`.")

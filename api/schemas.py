@@ -154,7 +154,7 @@ class Job(JobSummary):
 class RetryIn(BaseModel):
     """Where another attempt begins."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     from_: Literal["checkpoint", "fresh"] = Field(
         "checkpoint",
@@ -166,7 +166,7 @@ class RetryIn(BaseModel):
 class JobPatch(BaseModel):
     """What can be changed of a job."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     priority: int = Field(ge=0, le=9, description="0 first .. 9.")
 
@@ -346,7 +346,7 @@ class Items(Out, Generic[Row]):
 class DatasetIn(BaseModel):
     """Register a folder that the server (and its workers) can read, or a dataset whose archive is sent afterwards."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$", description="Unique; what jobs call the dataset.")
     root: str | None = Field(
@@ -438,7 +438,7 @@ class RecipeOut(Out):
 class DrainIn(BaseModel):
     """How a worker drains."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     wait: bool = Field(False, description="Finish the present job first, instead of handing it back.")
 

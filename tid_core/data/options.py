@@ -25,7 +25,7 @@ OwnSplits = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(
 
 
 class IndexOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal["auto", "coco", "voc", "yolo"] = Field("auto", description="auto: told by the files in the folder.")
     splits: dict[OurSplit, OwnSplits] | None = Field(
