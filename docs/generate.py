@@ -1,7 +1,7 @@
 """Writes the reference pages that are read off the code: `uv run python -m docs.generate` (`--check` in CI).
 
 job.schema.json and job-spec.md from the job model, detectors.md from the catalogue, recipes.md from the recipes,
-settings.md from the settings, dataset-problems.md from their codes, openapi.json from the app.
+settings.md from the settings, dataset-problems.md and status-reasons.md from their codes, openapi.json from the app.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from api.openapi import text as openapi_text
 from docs.recipes_page import recipes_page
+from store.reasons import BY_REQUEST, FINAL, TRIED_AGAIN
 from store.settings import Settings
 from tid_core import spec
 from tid_core.catalogue import DETECTORS, FAMILIES
@@ -141,6 +142,23 @@ def problems_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def reasons_page() -> str:
+    lines = [
+        GENERATED + "# Status reasons\n",
+        "Why a job, or an attempt at it, is in its state: the codes of `status_reason` and of `attempts[].reason`.",
+        "`detail` has the particulars. See [control.md](control.md).",
+    ]
+    parts = {
+        "By request": (BY_REQUEST, "Nothing went wrong. None of these counts against `resources.max_attempts`."),
+        "Tried again": (TRIED_AGAIN, "The attempt failed; another one follows, up to `resources.max_attempts`."),
+        "Final": (FINAL, "The job has failed, and nobody tries it again unasked; `tid retry` does."),
+    }
+    for title, (codes, what) in parts.items():
+        lines += [f"\n## {title}\n", f"{what}\n", "| code | meaning |", "|---|---|"]
+        lines += [f"| `{code}` | {meaning} |" for code, meaning in codes.items()]
+    return "\n".join(lines) + "\n"
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     schema = spec.JobSpec.model_json_schema()
     yield ROOT / "docs/job.schema.json", json.dumps(schema, indent=2) + "\n"
@@ -149,6 +167,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield ROOT / "docs/recipes.md", GENERATED + recipes_page()
     yield ROOT / "docs/settings.md", settings_page()
     yield ROOT / "docs/dataset-problems.md", problems_page()
+    yield ROOT / "docs/status-reasons.md", reasons_page()
     yield ROOT / "openapi.json", openapi_text()
 
 
