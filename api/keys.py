@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.lifespan import NotMigrated, prepare_database
 from store import keys
 from store.db import Database
 from store.errors import NotFound
 from store.models import ApiKey
+from store.preparing import NotMigrated, prepare_database
 from store.settings import SettingsError, load_settings
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
+from api.collecting import Collector
 from api.deps import Parts
 from api.doorbell import Doorbell
 from api.hub import Hub
@@ -21,13 +21,12 @@ from api.trail import Trail, TrailWriter
 from store import tracing
 from store.artifacts import FolderArtifacts
 from store.db import Database
+from store.preparing import NotMigrated, prepare_database
 from store.settings import Settings
 
+__all__ = ["NotMigrated", "lifespan"]
+
 log = logging.getLogger("api")
-
-
-class NotMigrated(RuntimeError):
-    """The tables are not those that this server was written for."""
 
 
 @asynccontextmanager
@@ -55,33 +54,16 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     reaper.start()
     indexer.start()
     writer.start()
+    collector = Collector(parts)
+    collector.start()
     try:
         yield
     finally:
         await parts.hub.stop()
+        collector.stop()
         await run_in_threadpool(indexer.stop)
         await run_in_threadpool(reaper.stop)
         await run_in_threadpool(writer.stop)
         parts.doorbell.close()
         parts.database.close()
         await run_in_threadpool(tracing.stop)
-
-
-def prepare_database(settings: Settings) -> None:
-    """SQLite, which belongs to this machine, is migrated; a shared PostgreSQL is only looked at.
-
-    Raises:
-        NotMigrated: PostgreSQL is at another revision.
-    """
-    from store.upgrade import current_revision, newest_revision, upgrade
-
-    if make_url(settings.database_url).get_backend_name() == "sqlite":
-        settings.home.mkdir(parents=True, exist_ok=True)
-        upgrade(settings.database_url)
-        return
-    current, newest = current_revision(settings.database_url), newest_revision()
-    if current != newest:
-        raise NotMigrated(
-            f"the database is at revision {current or 'none'}, this server needs {newest}; "
-            "run `alembic upgrade head` with the same TID_DATABASE_URL, then start again"
-        )
