@@ -40,7 +40,7 @@ def fresh(client: TestClient) -> dict[str, Metric]:
 
 
 def values(family: Metric) -> Values:
-    return {tuple(sample.labels.values()): sample.value for sample in family.samples}
+    return {tuple(value for _, value in sorted(one.labels.items(), reverse=True)): one.value for one in family.samples}
 
 
 GPU = {"index": 0, "uuid": "GPU-a", "name": "H200", "memory_total_mib": 1000, "memory_used_mib": 10, "load_percent": 97}
@@ -122,10 +122,12 @@ def test_open_streams_are_counted_until_they_end(
 ) -> None:
     job_id = submit()["id"]
     with server.stream("GET", f"/jobs/{job_id}/events") as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()
+        next(lines)
         assert values(scrape(server)["tid_event_listeners"]) == {(): 1}
         client.post(f"/jobs/{job_id}/cancel")
-        stream.read()
+        for _ in lines:
+            pass
     while values(scrape(server)["tid_event_listeners"])[()]:
         pass
 
