@@ -47,10 +47,12 @@ def main() -> int:
     print(f"events: {log_file}, logs of the service: {root}/home/logs", flush=True)
     write_demo_data(root / "data" / "digits", images=12, seed=1)
     home = root / "home"
-    artifact_disk = disk.Disk(home / "artifacts" / "jobs", DISK_MIB) if disk.inside() else None
+    artifacts = home / "artifacts" / "jobs"
+    if disk.inside():
+        disk.mount(artifacts, DISK_MIB)
     database = Postgres() if arguments.database == "postgresql" else Sqlite(home / "tid.db")
     with Fleet(home, root / "data", database, workers=arguments.workers) as fleet:
-        scene = Scene(fleet, clock=clock.build(root), disk=artifact_disk)
+        scene = Scene(fleet, clock=clock.build(root), disk=artifacts if disk.inside() else None)
         bad = Chaos(scene, arguments.seed, arguments.database).run(arguments.faults)
     if bad == 0 and arguments.log:
         shutil.rmtree(root, ignore_errors=True)

@@ -55,6 +55,7 @@ def reap_once(database: Database, settings: Settings, *, token: str, ring: Calla
         if not leases.acquire(LEASE, token, seconds=LEASE_ROUNDS * settings.reaper_seconds, session=session):
             return None
         watched = watch.seen_for(gap_seconds=_gap_seconds(settings), session=session)
+        _shorten_leases(settings.lease_seconds, session=session)
         expired = expire_leases(session=session) if watched >= timedelta(seconds=settings.lease_seconds) else []
         idle = workers.idle_queues(heartbeat_seconds=settings.heartbeat_seconds, session=session)
         rung = due_doorbells(idle, ring_seconds=settings.ring_seconds, session=session)
@@ -85,7 +86,8 @@ def due_doorbells(idle_queues: Collection[str], *, ring_seconds: float, session:
         In queue order; now they count as announced.
     """
     may_begin = Job.dataset_id.in_(select(Dataset.id).where(Dataset.state.in_(LOOKED_THROUGH)))
-    unheard = and_(Job.last_rung_at <= db_now(-ring_seconds), Job.queue.in_(idle_queues), may_begin)
+    long_ago = or_(Job.last_rung_at <= db_now(-ring_seconds), Job.last_rung_at > db_now(ring_seconds))  # the clock!
+    unheard = and_(long_ago, Job.queue.in_(idle_queues), may_begin)
     due = or_(Job.last_rung_at.is_(None), unheard)
     statement = update(Job).where(Job.state == State.QUEUED, due).values(last_rung_at=db_now())
     rows = session.execute(
@@ -94,6 +96,15 @@ def due_doorbells(idle_queues: Collection[str], *, ring_seconds: float, session:
     )
     in_order = sorted(rows, key=lambda row: (row.priority, row.created_at, row.id))
     return [Doorbell(row.id, row.queue, row.priority) for row in in_order]
+
+
+def _shorten_leases(lease_seconds: float, *, session: Session) -> None:
+    """Leases that end in a far future were written before the clock was set back: who is alive writes another."""
+    endless = (Job.lease_token.is_not(None), Job.lease_expires_at > db_now(leases.FAR * lease_seconds))
+    session.execute(
+        update(Job).where(*endless).values(lease_expires_at=db_now(lease_seconds)),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def _expire_where(condition: ColumnElement[bool], why: str, *, session: Session) -> list[Expired]:

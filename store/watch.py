@@ -17,11 +17,12 @@ def seen_for(*, gap_seconds: float, session: Session) -> timedelta:
     """Note a round of the reaper, and say how long its rounds have followed each other, by the database's clock.
 
     A pause of more than `gap_seconds` between two begins the count anew: the database was away, or everybody who looks
-    for expired leases was, and owners may have had no chance to renew theirs. For ever, where no pause is known of.
+    for expired leases was, or its clock was set. Owners may have had no chance to renew their leases.
+    For ever, where no pause is known of.
     """
     now = session.scalars(select(db_now())).one()
     last, since = _row(_LAST, session), _row(_SINCE, session)
-    if last.expires_at != EPOCH and now - last.expires_at > timedelta(seconds=gap_seconds):
+    if last.expires_at != EPOCH and abs(now - last.expires_at) > timedelta(seconds=gap_seconds):
         since.expires_at = now
     last.expires_at = now
     session.flush()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,23 +37,21 @@ def enter() -> NoReturn:
     os.execvp(command[0], command)
 
 
-class Disk:
-    """A folder with `mib` MiB."""
+def mount(folder: Path, mib: int) -> None:
+    """Give the folder a disk of its own; within the namespace only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], check=True)
 
-    def __init__(self, folder: Path, mib: int) -> None:
-        self._ballast = folder / ".ballast"
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], check=True)
 
-    def fill(self, seconds: float) -> None:
-        """No room at all for so long, whatever is deleted meanwhile."""
-        end = time.monotonic() + seconds
-        with self._ballast.open("ab", buffering=0) as file:
-            while time.monotonic() < end:
-                try:
-                    file.write(_CHUNK)
-                except OSError as error:
-                    if error.errno != errno.ENOSPC:
-                        raise
-                    time.sleep(0.02)
-        self._ballast.unlink()
+def fill(folder: Path, until: Callable[[], bool]) -> None:
+    """Leave no room at all on the disk of the folder, whatever is deleted meanwhile, and then free it."""
+    ballast = folder / ".ballast"
+    with ballast.open("ab", buffering=0) as file:
+        while not until():
+            try:
+                file.write(_CHUNK)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                time.sleep(0.02)
+    ballast.unlink()

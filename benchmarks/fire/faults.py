@@ -12,7 +12,7 @@ import redis
 
 from benchmarks.fire import processes
 from benchmarks.fire.clock import wrong_by
-from benchmarks.fire.disk import Disk
+from benchmarks.fire.disk import fill
 from benchmarks.fire.fleet import Fleet, patiently
 from client.errors import ApiError
 
@@ -30,7 +30,8 @@ class Scene:
 
     fleet: Fleet
     clock: Path | None = None
-    disk: Disk | None = None
+    disk: Path | None = None
+    """Where artifacts lie, on a disk of their own."""
     open_jobs: Callable[[], list[str]] = list
     cancelled: set[str] = field(default_factory=set)
     """Jobs that were asked to cancel."""
@@ -136,7 +137,8 @@ def fill_disk(scene: Scene, dice: Random) -> str:
     if scene.disk is None:
         raise NoTarget
     seconds = dice.uniform(2.0, 12.0)
-    scene.disk.fill(seconds)
+    end = time.monotonic() + seconds
+    fill(scene.disk, lambda: time.monotonic() > end)
     return f"no room for artifacts for {seconds:.1f} s"
 
 

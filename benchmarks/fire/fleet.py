@@ -40,6 +40,7 @@ class Fleet:
     Args:
         home: its folder, which all its processes share.
         data: the folder that datasets may lie in.
+        environment: further variables of every part; `own`: of single parts, by name.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Fleet:
         *,
         workers: int = 2,
         environment: Mapping[str, str] | None = None,
+        own: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self.home, self.database = home, database
         self.socket = home / "run" / "valkey.sock"
@@ -62,6 +64,7 @@ class Fleet:
         """Parts that are not started again for now."""
         self.starts: dict[str, int] = {}
         self._environment = {"TID_DATA_ROOTS": str(data), "CUDA_VISIBLE_DEVICES": "", **PATIENCE, **(environment or {})}
+        self._own = own or {}
         self._workers = workers
         self._stopping = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="keeper")
@@ -182,7 +185,8 @@ class Fleet:
             self._add(name, [sys.executable, "-m", "worker"], {**base, **own})
 
     def _add(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
-        self.parts[name] = Part(name, command, environment, self.home / "logs" / f"{name}.log", _STOP_SECONDS)
+        variables = {**environment, **self._own.get(name, {})}
+        self.parts[name] = Part(name, command, variables, self.home / "logs" / f"{name}.log", _STOP_SECONDS)
 
 
 def patiently(action: Callable[[], Value], *, pause: float = 0.3) -> Value:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.fire.databases import Sqlite
+
 Result = tuple[dict[str, str], dict[tuple[str, int], float]]
 
 
@@ -76,3 +78,15 @@ def test_a_lost_message_and_a_killed_api_cost_nothing(service: Any, spec: dict[s
     assert service.client.wait(second).state == "succeeded"
     assert len(service.client.attempts(second)) == 1
     assert (service.weights(second), service.curves(second)) == undisturbed
+
+
+def test_a_locked_database_is_waited_for(service: Any, spec: dict[str, Any], undisturbed: Result) -> None:
+    """Nobody can write for longer than a lease: the owner cannot renew, and nobody takes its job for that."""
+    job_id = service.client.submit({**spec, "name": "locked out"}).id
+    training = service.wait_until_saved(job_id, step=2, attempt=1)
+    os.kill(training, signal.SIGSTOP)  # so that it is not over before
+    Sqlite(service.home / "tid.db").block(8.0)
+    os.kill(training, signal.SIGCONT)
+    assert service.client.wait(job_id).state == "succeeded"
+    assert [attempt.outcome for attempt in service.client.attempts(job_id)] == ["succeeded"]
+    assert (service.weights(job_id), service.curves(job_id)) == undisturbed
