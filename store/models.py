@@ -96,6 +96,7 @@ class Dataset(Base):
         CheckConstraint(
             "state <> 'ready' OR (root IS NOT NULL AND facts IS NOT NULL AND index_prefix IS NOT NULL)", name="ready"
         ),
+        Index("ix_datasets_list", "created_at", "id", "state"),
     )
 
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
@@ -138,7 +139,7 @@ class Job(Base):
         CheckConstraint("sweep_role IN ('baseline', 'point')", name="sweep_role"),
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
         Index("ix_jobs_waiting", "state", "queue", "priority", "created_at", "id"),
-        Index(None, "created_at", "id"),
+        Index("ix_jobs_list", "created_at", "id", "state", "method", "queue", "sweep_id", "name"),
         Index(None, "created_by", "state"),
         Index("ix_jobs_lease", "lease_expires_at", sqlite_where=text("lease_token IS NOT NULL"),
               postgresql_where=text("lease_token IS NOT NULL")),

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from store import jobs
 from store.db import db_now
@@ -93,7 +93,8 @@ def get(sweep_id: str, *, session: Session) -> Sweep:
 
 def page(*, session: Session, limit: int = 50, after: Cursor | None = None, search: str | None = None) -> list[Sweep]:
     """Sweeps, newest first; stable while others are added. Ask for one more than is shown to learn if more follow."""
-    statement = select(Sweep).order_by(Sweep.created_at.desc(), Sweep.id.desc()).limit(limit)
+    in_short = select(Sweep).options(defer(Sweep.spec, raiseload=True))
+    statement = in_short.order_by(Sweep.created_at.desc(), Sweep.id.desc()).limit(limit)
     if after is not None:
         statement = statement.where(after.older(Sweep.created_at, Sweep.id))
     if search:

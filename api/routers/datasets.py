@@ -73,9 +73,10 @@ def list_datasets(
     cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
 ) -> Page[Dataset]:
     """Datasets, newest first."""
-    rows = datasets.page(session=session, limit=limit + 1, after=paging.decode(cursor) if cursor else None)
+    of = paging.listing("datasets")
+    rows = datasets.page(session=session, limit=limit + 1, after=paging.decode(cursor, of) if cursor else None)
     shown, has_more = rows[:limit], len(rows) > limit
-    following = paging.encode(Cursor(shown[-1].created_at, shown[-1].id)) if has_more else None
+    following = paging.encode(Cursor(shown[-1].created_at, shown[-1].id), of) if has_more else None
     return Page(data=[dataset_full(row) for row in shown], has_more=has_more, next_cursor=following)
 
 

@@ -60,10 +60,11 @@ def list_jobs(
     cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
 ) -> Page[JobSummary]:
     """Jobs, newest first. Pages stay stable while jobs are added."""
+    of = paging.listing("jobs", state=state, method=method, queue=queue, search=search, sweep=sweep)
     rows = jobs.page(
         session=session,
         limit=limit + 1,
-        after=paging.decode(cursor) if cursor else None,
+        after=paging.decode(cursor, of) if cursor else None,
         states=state or (),
         methods=method or (),
         queue=queue,
@@ -71,7 +72,7 @@ def list_jobs(
         sweep_id=sweep,
     )
     shown, has_more = rows[:limit], len(rows) > limit
-    following = paging.encode(jobs.Cursor(shown[-1].created_at, shown[-1].id)) if has_more else None
+    following = paging.encode(jobs.Cursor(shown[-1].created_at, shown[-1].id), of) if has_more else None
     return Page(data=job_summaries(shown, parts, session=session), has_more=has_more, next_cursor=following)
 
 

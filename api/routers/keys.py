@@ -40,9 +40,10 @@ def create(body: KeyIn, parts: PartsDep, response: Response) -> NewKey:
 @router.get("/keys", tags=["keys"], name="list")
 def list_keys(session: ReadSession, limit: Limit = 50, cursor: CursorText = None) -> Page[Key]:
     """Keys, newest first, revoked ones as well."""
-    rows = keys.page(session=session, limit=limit + 1, after=paging.decode(cursor) if cursor else None)
+    of = paging.listing("keys")
+    rows = keys.page(session=session, limit=limit + 1, after=paging.decode(cursor, of) if cursor else None)
     shown, has_more = rows[:limit], len(rows) > limit
-    following = paging.encode(Cursor(shown[-1].created_at, shown[-1].id)) if has_more else None
+    following = paging.encode(Cursor(shown[-1].created_at, shown[-1].id), of) if has_more else None
     return Page(data=[Key.model_validate(row) for row in shown], has_more=has_more, next_cursor=following)
 
 
@@ -69,8 +70,9 @@ def list_entries(
     cursor: CursorText = None,
 ) -> Page[AuditEntry]:
     """What was written and by whom, newest first, and what was refused. Entries hold no bodies and no keys."""
-    after = paging.decode(cursor) if cursor else None
+    of = paging.listing("audit", key=key, refused=refused)
+    after = paging.decode(cursor, of) if cursor else None
     rows = audit.page(session=session, limit=limit + 1, after=after, key_id=key, refused=refused)
     shown, has_more = rows[:limit], len(rows) > limit
-    following = paging.encode(Cursor(shown[-1].at, shown[-1].id)) if has_more else None
+    following = paging.encode(Cursor(shown[-1].at, shown[-1].id), of) if has_more else None
     return Page(data=[AuditEntry.model_validate(row) for row in shown], has_more=has_more, next_cursor=following)

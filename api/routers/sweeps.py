@@ -57,10 +57,11 @@ def list_sweeps(
     cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")] = None,
 ) -> Page[SweepSummary]:
     """Sweeps, newest first. Pages stay stable while sweeps are added."""
-    after = paging.decode(cursor) if cursor else None
+    of = paging.listing("sweeps", search=search)
+    after = paging.decode(cursor, of) if cursor else None
     rows = sweeps.page(session=session, limit=limit + 1, after=after, search=search)
     shown, has_more = rows[:limit], len(rows) > limit
-    following = paging.encode(Cursor(shown[-1].created_at, shown[-1].id)) if has_more else None
+    following = paging.encode(Cursor(shown[-1].created_at, shown[-1].id), of) if has_more else None
     return Page(data=summaries(shown, session=session), has_more=has_more, next_cursor=following)
 
 
