@@ -1,5 +1,6 @@
 """`python -m api`: serve on the host and port of the settings."""
 
+import signal
 import sys
 from contextlib import suppress
 
@@ -39,7 +40,8 @@ def main() -> int:
         server_header=False,
     )
     server = Server(app, config)
-    with suppress(KeyboardInterrupt):  # uvicorn has stopped by then
+    with suppress(KeyboardInterrupt):  # uvicorn has stopped by then, and tells by which signal
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         server.run()
     return 0 if server.started else 3
 

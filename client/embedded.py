@@ -25,7 +25,13 @@ __all__ = ["Embedded", "EmbeddedError"]
 _SOCKET_PATH_BYTES = 100  # sun_path holds 108 on Linux, 104 on macOS
 _READY_SECONDS = 120.0
 _KEEP_SECONDS = 0.2
-_WORKER_STOP_SECONDS = 150.0  # more than TID_TERMINATE_GRACE_SECONDS, in which a training saves its state
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAVING_SECONDS = 120.0  # the default of TID_TERMINATE_GRACE_SECONDS, in which a training saves its state
+_SETTLING_SECONDS = 30.0  # what a worker needs after that, and the API to let go of what it does
+
+
+class _Interrupted(EmbeddedError):
+    """Somebody wanted it to stop before it was up."""
 
 
 class Embedded:
@@ -93,22 +99,35 @@ class Embedded:
             self._lock.close()
             self._lock = None
 
-    def run_forever(self, on_ready: Callable[[Self], None] | None = None) -> None:
-        """Run until SIGINT or SIGTERM; a second one no longer waits for the workers. For the main thread."""
+    def run_forever(self, on_ready: Callable[[Self], None] | None = None) -> bool:
+        """Run until SIGINT, SIGTERM or SIGHUP; a second one no longer waits for anything. For the main thread.
+
+        Returns:
+            Whether everything was stopped in order.
+        """
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
             (self._hurry if self._stopping.is_set() else self._stopping).set()
 
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        # One that is ignored, as SIGHUP is under nohup, stays so.
+        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, on_signal) for number in heard}
         try:
-            self.start()
-            if on_ready is not None:
-                on_ready(self)
-            self._stopping.wait()
+            self._run(on_ready)
         finally:
             self.stop()
             for number, handler in before.items():
                 signal.signal(number, handler)
+        return not self._hurry.is_set()
+
+    def _run(self, on_ready: Callable[[Self], None] | None) -> None:
+        try:
+            self.start()
+        except _Interrupted:
+            return
+        if on_ready is not None:
+            on_ready(self)
+        self._stopping.wait()
 
     def __enter__(self) -> Self:
         self.start()
@@ -163,7 +182,7 @@ class Embedded:
         answer = "no answer"
         while time.monotonic() < deadline:
             if self._stopping.is_set():
-                raise EmbeddedError("stopped while starting")
+                raise _Interrupted("stopped while starting")
             self._refuse_dead_parts()
             try:
                 response = httpx.get(f"{self.url}/readyz", timeout=5.0)
@@ -202,9 +221,10 @@ class Embedded:
         valkey += ["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(self.home / "run")]
         python = [sys.executable, "-m"]
         self._add("valkey", valkey, base, 10.0)
-        self._add("api", [*python, "api"], base, 15.0)
+        self._add("api", [*python, "api"], base, _SETTLING_SECONDS)
+        patience = _saving_seconds(base) + _SETTLING_SECONDS
         for name, variables in worker_environments(self._num_workers, self.home, base):
-            self._add(name, [*python, "worker"], {**base, **variables}, _WORKER_STOP_SECONDS)
+            self._add(name, [*python, "worker"], {**base, **variables}, patience)
 
     def _add(self, name: str, command: list[str], environment: Mapping[str, str], stop_seconds: float) -> None:
         self.parts[name] = Part(name, command, environment, self.home / "logs" / f"{name}.log", stop_seconds)
@@ -215,3 +235,10 @@ class Embedded:
             self._socket_dir = Path(tempfile.mkdtemp(prefix="tid-", dir="/tmp"))
             path = self._socket_dir / "valkey.sock"
         return path
+
+
+def _saving_seconds(environment: Mapping[str, str]) -> float:
+    try:
+        return float(environment.get("TID_TERMINATE_GRACE_SECONDS") or _SAVING_SECONDS)
+    except ValueError:  # the parts say what is wrong with it
+        return _SAVING_SECONDS

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from client.console import say
+from client.console import INTERRUPTED, say
 
 
 def register(app: typer.Typer) -> None:
@@ -32,13 +32,15 @@ def up(
 ) -> None:
     """Start the whole service on this machine.
 
-    Ctrl-C stops it; jobs that were running go on the next time.
+    Ctrl-C stops it: trainings save their state, and go on the next time. A second Ctrl-C waits for nothing.
     """
     from client.embedded import Embedded
 
     environment = {"TID_DATA_ROOTS": _roots(data)} if data else {}
     embedded = Embedded(home, host=host, port=port, workers=workers, environment=environment)
-    embedded.run_forever(_welcome)
+    if not embedded.run_forever(_welcome):
+        say("stopped without waiting; jobs that were running go on from their newest saved state")
+        raise typer.Exit(INTERRUPTED)
     say("stopped; jobs that were running go on with the next `tid up`")
 
 
