@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from tid_core.fields import Count, Fraction, Model, NonNegative, Positive, Steps, Text
 from tid_core.methods import (
@@ -348,6 +348,21 @@ class JobSpec(Model):
             raise ValueError(f"[{', '.join(method)}] names a method twice; its `weight` makes it count for more")
         return method if len(method) > 1 else method[0]
 
+    @field_validator("method")
+    @classmethod
+    def _method_has_a_teacher(cls, method: str | list[str], info: ValidationInfo) -> str | list[str]:
+        if method != "none" and info.data.get("teacher", method) is None:
+            name = method if isinstance(method, str) else "+".join(method)
+            raise ValueError(f"method {name!r} needs a teacher; set `teacher`, or `method: none`")
+        return method
+
+    @field_validator("baseline")
+    @classmethod
+    def _baseline_has_a_teacher(cls, baseline: bool, info: ValidationInfo) -> bool:
+        if baseline and info.data.get("teacher", baseline) is None:
+            raise ValueError("baseline: true compares with distillation; without a teacher set it to false")
+        return baseline
+
     @model_validator(mode="before")
     @classmethod
     def _settings_of_the_methods(cls, data: Any) -> Any:
@@ -370,14 +385,6 @@ class JobSpec(Model):
     def method_name(self) -> str:
         """`tid`, `tid+pkd`, `none`."""
         return "+".join(self.methods) or "none"
-
-    @model_validator(mode="after")
-    def _method_fits(self) -> Self:
-        if self.teacher is None and self.methods:
-            raise ValueError(f"method {self.method_name!r} needs a teacher; set `teacher`, or `method: none`")
-        if self.teacher is None and self.baseline:
-            raise ValueError("baseline: true compares with distillation; without a teacher set it to false")
-        return self
 
     def baseline_twin(self) -> "JobSpec":
         """The same student, recipe and seed without distillation; a teacher only where the student inherits from it."""
