@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -33,6 +34,19 @@ LONGEST = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-examples", type=int, help="how many of each kind tests/fuzz tries; a few without it")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What tests/fuzz tries: the same few examples each time or, when asked for, other ones and many."""
+    asked = config.getoption("--fuzz-examples")
+    hypothesis.settings.register_profile(
+        "fuzz",
+        max_examples=asked or 30,
+        derandomize=asked is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
