@@ -1,14 +1,15 @@
 """From a claimed job to a `RunPlan`: names become paths on this machine."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from store import jobs, resume_states
+from store import datasets, jobs, resume_states
 from store.db import Database
-from store.errors import NotFound, TeacherNotReady
+from store.errors import NotFound, OutsideRoots, TeacherNotReady
 from store.fencing import Claim
 from store.models import Dataset, Job
 from tid_core.data.index import index_splits
@@ -51,14 +52,14 @@ def prepare(claim: Claim, database: Database, settings: WorkerSettings, storage:
         records = _read(claim, session)
     _clear(scratch, claim.attempt)
     spec = with_threads(records.spec, settings.threads)
-    splits = _splits(records.dataset, storage)
+    splits = _splits(records.dataset, settings.data_roots, storage)
     return RunPlan(
         spec=spec,
         train=splits["train"],
         val=splits["val"],
         classes=list(records.dataset.classes),
-        teacher=_teacher(spec, records.teacher, storage),
-        student_file=_student_file(spec, records.student, storage),
+        teacher=_teacher(spec, records.teacher, settings.data_roots, storage),
+        student_file=_student_file(spec, records.student, settings.data_roots, storage),
         out_dir=scratch / "out",
         resume_from=_gather_states(records.resume_keys, storage, scratch / "resume-from"),
         provenance=records.provenance,
@@ -95,7 +96,7 @@ def _read(claim: Claim, session: Session) -> _Records:
     )
 
 
-def _splits(dataset: Dataset, storage: Storage) -> dict[str, SplitPaths]:
+def _splits(dataset: Dataset, roots: Sequence[Path], storage: Storage) -> dict[str, SplitPaths]:
     """The dataset's images where they lie, and its annotations as they were when it was looked through."""
     if dataset.state != "ready" or dataset.root is None or dataset.index_prefix is None:
         why = "; ".join(f"{reason['code']}: {reason['detail']}" for reason in dataset.report) or "it was not looked at"
@@ -104,6 +105,8 @@ def _splits(dataset: Dataset, storage: Storage) -> dict[str, SplitPaths]:
     if not root.is_dir():
         detail = f"{root}, the folder of dataset {dataset.name}, does not exist on this worker: it was moved or deleted"
         raise TrainingFailure("dataset_invalid", detail)
+    if dataset.source == "folder":
+        _check_place(root, roots, "dataset_invalid")
     index = storage.path(dataset.index_prefix)
     splits = index_splits(root, index)
     if not {"train", "val"} <= splits.keys():
@@ -121,7 +124,9 @@ def _job_checkpoint(weights: JobWeights, session: Session) -> _JobCheckpoint:
     return _JobCheckpoint(JobSpec.model_validate(job.spec).student.detector, classes, row.key)
 
 
-def _teacher(spec: JobSpec, found: _JobCheckpoint | None, storage: Storage) -> TeacherPlan | None:
+def _teacher(
+    spec: JobSpec, found: _JobCheckpoint | None, roots: Sequence[Path], storage: Storage
+) -> TeacherPlan | None:
     if spec.teacher is None:
         return None
     if found is not None:
@@ -130,15 +135,15 @@ def _teacher(spec: JobSpec, found: _JobCheckpoint | None, storage: Storage) -> T
     detector, weights = spec.teacher.detector, spec.teacher.weights
     assert detector is not None  # noqa: S101 (the spec asks for it unless a job is named)
     if isinstance(weights, FileWeights):
-        return TeacherPlan(detector=detector, file=_local(weights.file), classes=weights.classes)
+        return TeacherPlan(detector=detector, file=_local(weights.file, roots), classes=weights.classes)
     return TeacherPlan(detector=detector, weights=str(weights))
 
 
-def _student_file(spec: JobSpec, found: _JobCheckpoint | None, storage: Storage) -> Path | None:
+def _student_file(spec: JobSpec, found: _JobCheckpoint | None, roots: Sequence[Path], storage: Storage) -> Path | None:
     if found is not None:
         return storage.path(found.key)
     weights = spec.student.weights
-    return _local(weights.file) if isinstance(weights, FileWeights) else None
+    return _local(weights.file, roots) if isinstance(weights, FileWeights) else None
 
 
 def _gather_states(keys: list[str], storage: Storage, folder: Path) -> Path | None:
@@ -151,12 +156,27 @@ def _gather_states(keys: list[str], storage: Storage, folder: Path) -> Path | No
     return folder / Path(keys[0]).name if keys else None
 
 
-def _local(file: Path) -> Path:
+def _local(file: Path, roots: Sequence[Path]) -> Path:
     if not file.is_file():
         raise TrainingFailure(
             "checkpoint_invalid", f"{file} does not exist on this worker; it must lie under a data root"
         )
+    _check_place(file, roots, "checkpoint_invalid")
     return file
+
+
+def _check_place(path: Path, roots: Sequence[Path], code: str) -> None:
+    """What was a real path when it was named may be a link by now, which may lead under a data root alone.
+
+    Raises:
+        TrainingFailure: it leads elsewhere.
+    """
+    try:
+        if path.resolve() != path:
+            datasets.allowed_path(path, roots)
+    except (OutsideRoots, OSError, RuntimeError) as error:
+        detail = f"{path} was a real path when it was named and is a link now, which leads out of the data roots"
+        raise TrainingFailure(code, detail) from error
 
 
 def _clear(scratch: Path, attempt: int) -> None:

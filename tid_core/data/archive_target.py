@@ -40,6 +40,7 @@ class Target:
     num_entries: int = 0
     num_files: int = 0
     _names: set[str] = field(default_factory=set)
+    _folders: set[tuple[str, ...]] = field(default_factory=set)
 
     def refusal(self, code: str, detail: str) -> DatasetError:
         return DatasetError(code, f"the archive {detail}", self.archive)
@@ -67,9 +68,7 @@ class Target:
         Raises:
             DatasetError: too many entries, or a name that leads elsewhere, repeats, or cannot be stored.
         """
-        self.num_entries += 1
-        if self.num_entries > self.limits.num_entries:
-            raise self.refusal("archive_too_large", f"has more than {self.limits.num_entries:,} entries")
+        self._count_entry()
         parts = self._parts(name)
         if not parts and not folder:
             raise self.refusal("archive_path", f"has a file without a name: {name!a:.100}")
@@ -77,6 +76,7 @@ class Target:
             return None
         if not folder:
             self._once(name, "/".join(parts))
+        self._count_folders(parts if folder else parts[:-1])
         return self.folder.joinpath(*parts)
 
     def make_folder(self, path: Path) -> None:
@@ -98,6 +98,18 @@ class Target:
                     self.count(len(chunk))
                 file.write(chunk)
         self.num_files += 1
+
+    def _count_entry(self) -> None:
+        self.num_entries += 1
+        if self.num_entries > self.limits.num_entries:
+            raise self.refusal("archive_too_large", f"has more than {self.limits.num_entries:,} files and folders")
+
+    def _count_folders(self, parts: list[str]) -> None:
+        """A folder that only a longer name implies counts as well: one name could stand for five hundred."""
+        while parts and tuple(parts) not in self._folders:
+            self._folders.add(tuple(parts))
+            self._count_entry()
+            parts = parts[:-1]
 
     def _parts(self, name: str) -> list[str]:
         shown = f"{name!a:.100}"

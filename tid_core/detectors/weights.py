@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from safetensors import safe_open
@@ -42,6 +43,7 @@ def read_state(path: Path) -> State:
     """
     if not path.is_file():
         raise _invalid(path, "there is no such file")
+    _refuse_compressed(path)
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # an unpickler fed with something else raises whatever it likes
@@ -55,6 +57,19 @@ def read_state(path: Path) -> State:
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise _invalid(path, "holds no state_dict (a mapping of names to tensors)")
     return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch.save compresses nothing, and a small file that does could unpack to more than the memory holds."""
+    if path.suffix == ".safetensors" or not is_zipfile(path):
+        return
+    try:
+        with ZipFile(path) as archive:
+            compressed = [entry for entry in archive.infolist() if entry.file_size > entry.compress_size]
+    except (BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise _invalid(path, f"not a checkpoint that can be read safely ({_first_line(error)})") from error
+    if compressed:
+        raise _invalid(path, "its content is compressed, which torch.save never does")
 
 
 def file_classes(path: Path) -> list[str] | None:
@@ -166,12 +181,17 @@ def load_state(module: nn.Module, state: State, *, source: str) -> None:
         "missing": [key for key in wanted if key not in given],
         "unexpected": [key for key in given if key not in wanted],
         "wrong shape": shapes,
-        "not finite": [key for key in wanted if key in given and not given[key].isfinite().all()],
+        "not finite": [key for key in wanted if _same_shape(given, wanted, key) and not given[key].isfinite().all()],
     }
     told = [f"{what}: {_some(keys)}" for what, keys in problems.items() if keys]
     if told:
         raise _invalid(source, "does not fit the detector; " + "; ".join(told))
     module.load_state_dict(state, strict=False)
+
+
+def _same_shape(given: State, wanted: State, key: str) -> bool:
+    """What has another shape is not looked into: a view can claim to be larger than any memory."""
+    return key in given and given[key].shape == wanted[key].shape
 
 
 def _counter(key: str) -> bool:
