@@ -111,11 +111,11 @@ def test_every_problem_comes_at_once_and_says_where(client: TestClient) -> None:
     assert "in 2 of 4 points" in detail["/axes/method/1"]
 
 
-def test_a_problem_of_the_job_as_a_whole(client: TestClient) -> None:
+def test_a_problem_of_two_fields_is_told_at_the_one_that_asks_for_the_other(client: TestClient) -> None:
     response = post(client, {"method": ["none", "tid"], "training.seed": [0]}, teacher=None, baseline=False)
-    assert problems(response) == {("value_error", "/axes")}
+    assert problems(response) == {("value_error", "/axes/method/1")}
     everywhere = post(client, {"training.seed": [0, 1], "data.flip": [0, 1]}, teacher=None, method="tid")
-    assert problems(everywhere) == {("value_error", "/base")}
+    assert problems(everywhere) == {("value_error", "/base/method")}
 
 
 def test_a_teacher_that_is_not_ready_is_a_conflict(
