@@ -62,16 +62,7 @@ def main() -> int:
 class Chaos:
     def __init__(self, scene: Scene, seed: int, database: str) -> None:
         self.scene, self.seed = scene, seed
-        kinds = KINDS | (SERVER_KINDS if database == "postgresql" else {})
-        unable = {
-            "artifact disk full": scene.disk is None and "this user may not mount",
-            "clock off by an hour": scene.clock is None and "there is no C compiler",
-        }
-        for name, why in unable.items():
-            if why:
-                print(f"left out: {name} ({why})")
-                kinds = {kind: fault for kind, fault in kinds.items() if kind != name}
-        self.kinds = kinds
+        self.kinds = _possible(KINDS | (SERVER_KINDS if database == "postgresql" else {}), scene)
         self.done: Counter[str] = Counter()
         self.missed: Counter[str] = Counter()
         self._lock = Lock()
@@ -134,6 +125,17 @@ class Chaos:
         for kind in self.kinds:
             print(f"{kind:32} {self.done[kind]:5} {self.missed[kind]:12}")
         print()
+
+
+def _possible(kinds: dict[str, Fault], scene: Scene) -> dict[str, Fault]:
+    unable = {
+        "artifact disk full": scene.disk is None and "this user may not mount",
+        "clock off by an hour": scene.clock is None and "there is no C compiler",
+    }
+    for kind, why in unable.items():
+        if why and kind in kinds:
+            print(f"left out: {kind} ({why})")
+    return {kind: fault for kind, fault in kinds.items() if not unable.get(kind)}
 
 
 def _arguments() -> argparse.Namespace:

@@ -41,3 +41,5 @@ class RunPlan(_Plan):
     out_dir: Path
     resume_from: Path | None = None
     provenance: dict[str, str] = {}
+    room_seconds: float = 0.0
+    """How long a full disk is waited for."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.orm import Session
@@ -21,7 +22,6 @@ from store.models import Draining
 from store.reasons import USER, WORKER_ERROR
 from store.states import Outcome, State
 from tid_core.events import TrainingFailure
-from tid_core.plan import RunPlan
 from worker import leftovers
 from worker.child import Child
 from worker.endings import CRASHES, explain
@@ -32,13 +32,14 @@ from worker.settings import WorkerSettings
 from worker.shutdown import StopFlag
 from worker.stopping import HANDED_BACK, Reason, StopRequest
 from worker.trace import AttemptTrace
-from worker.uploads import Storage
+from worker.uploads import FULL, Storage
 
 log = logging.getLogger("worker")
 
 Result = TypeVar("Result")
 _LISTEN_SECONDS = 0.2
 _WRITE_SECONDS = 0.5
+_FULL_SECONDS = 2.0
 
 
 def work(settings: WorkerSettings, stop: StopFlag) -> None:
@@ -132,12 +133,10 @@ class Supervisor:
     def _train(self) -> int | None:
         """The exit code of the training process, or None where it was stopped before it began."""
         with self._trace.part("plan"):
-            plan = self._while_renewing(self._prepare)
+            path = self._while_renewing(self._prepare)
         self._look_for_requests()
-        if self._stop.reason is not None:
+        if path is None or self._stop.reason is not None:
             return None
-        path = self._scratch / "plan.json"
-        path.write_text(plan.model_dump_json(indent=1))
         child = Child(path)
         self._trace.began()
         try:
@@ -147,8 +146,11 @@ class Supervisor:
             self._stop.ended()
         return code
 
-    def _prepare(self) -> RunPlan:
-        return prepare(self._claim, self._database, self._settings, self._storage, self._scratch)
+    def _prepare(self) -> Path:
+        plan = prepare(self._claim, self._database, self._settings, self._storage, self._scratch)
+        path = self._scratch / "plan.json"
+        path.write_text(plan.model_dump_json(indent=1))
+        return path
 
     def _watch(self, child: Child) -> None:
         while not child.exited():
@@ -256,9 +258,14 @@ class Supervisor:
     def _note_term(self) -> None:
         self.terminated = True
 
-    def _while_renewing(self, work: Callable[[], Result]) -> Result:
-        """Do slow work in the storage thread while this one keeps the lease."""
-        while True:
+    def _while_renewing(self, work: Callable[[], Result]) -> Result | None:
+        """Do slow work in the storage thread while this one keeps the lease, again while the disk is full.
+
+        Returns:
+            What came of it, or None where the attempt is to stop.
+        """
+        told = False
+        while self._stop.reason is None:
             future: Future[Result] = self._storage.submit(work)
             while not wait([future], _LISTEN_SECONDS).done:
                 self._synchronise()
@@ -266,6 +273,16 @@ class Supervisor:
                 return future.result()
             except AWAY:
                 self._link.insist(lambda _session: None)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                if not told:
+                    log.warning("job %s: waiting for room on the disk: %s", self._claim.job_id, error)
+                told = True
+                time.sleep(_FULL_SECONDS)
+                self._synchronise()
+            self._look_for_requests()
+        return None
 
 
 @contextmanager

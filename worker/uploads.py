@@ -23,7 +23,7 @@ from worker.settings import WorkerSettings
 
 Result = TypeVar("Result")
 FileEvent = Checkpoint | ResumeState | Artifact
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _RETRY_SECONDS = 2.0
 
 
@@ -106,7 +106,7 @@ class Storage:
                 if self._is_outdated(event):
                     return None
                 self.trouble = _storage_failure(error)
-                patience = self._patience[error.errno in _FULL]
+                patience = self._patience[error.errno in FULL]
                 if self._hurry.is_set() or time.monotonic() - since > patience:
                     return Upload(event, {}, self.trouble)
                 self._hurry.wait(min(_RETRY_SECONDS, patience))
@@ -158,7 +158,7 @@ def _role(event: FileEvent) -> tuple[str, str]:
 
 
 def _storage_failure(error: OSError) -> Ending:
-    code = "disk_full" if error.errno in _FULL else "storage_failed"
+    code = "disk_full" if error.errno in FULL else "storage_failed"
     return Ending(code, f"the artifact store does not take {error.filename or 'a file'}: {error.strerror or error}")
 
 

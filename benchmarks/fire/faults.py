@@ -15,9 +15,11 @@ from benchmarks.fire.clock import wrong_by
 from benchmarks.fire.disk import fill
 from benchmarks.fire.fleet import Fleet, patiently
 from client.errors import ApiError
+from store.states import State
 
 LEASE_SECONDS = 6.0
 _TARGET_SECONDS = 30.0
+_LOOK_SECONDS = 0.3
 
 
 class NoTarget(Exception):
@@ -163,6 +165,26 @@ def cancel(scene: Scene, dice: Random) -> str:
     return f"cancel of {job_id}: {_ask(lambda: scene.fleet.client.cancel(job_id).state)}"
 
 
+def pause(scene: Scene, dice: Random) -> str:
+    """And on it goes after a while."""
+    client, job_id = scene.fleet.client, _job(scene, dice)
+    told = _ask(lambda: client.pause(job_id).state)
+    time.sleep(dice.uniform(0.0, 5.0))
+    while patiently(lambda: client.job(job_id).state) in (State.PAUSING, State.PAUSED):
+        _ask(lambda: client.resume(job_id).state)
+        time.sleep(_LOOK_SECONDS)
+    return f"pause of {job_id}: {told}, resumed"
+
+
+def drain(scene: Scene, dice: Random) -> str:
+    """A worker hands its job back, or finishes it, takes no other, and is let free again."""
+    client, worker, wait = scene.fleet.client, dice.choice(scene.fleet.workers), dice.random() < 0.5
+    told = _ask(lambda: client.drain(worker, wait=wait).state)
+    seconds = dice.uniform(1.0, 6.0)
+    time.sleep(seconds)
+    return f"drain of {worker}, wait {wait}: {told}, {_ask(lambda: client.undrain(worker).state)} after {seconds:.1f} s"
+
+
 KINDS: dict[str, Fault] = {
     "kill -9 of a training": kill_training,
     "kill -9 of a worker": kill_worker,
@@ -175,13 +197,14 @@ KINDS: dict[str, Fault] = {
     "messages repeated": repeat_messages,
     "worker frozen past its lease": freeze_worker,
     "training frozen": freeze_training,
-    "clock off by an hour": set_clock,
     "artifact disk full": fill_disk,
     "database blocked": block_database,
     "job cancelled": cancel,
+    "job paused and resumed": pause,
+    "worker drained": drain,
 }
-SERVER_KINDS: dict[str, Fault] = {"kill -9 of PostgreSQL": kill_database}
-"""Where the database is a server."""
+SERVER_KINDS: dict[str, Fault] = {"kill -9 of PostgreSQL": kill_database, "clock off by an hour": set_clock}
+"""Where the database is a server, with a clock of its own; SQLite's is that of the one machine it is for."""
 
 
 def _busy(scene: Scene, dice: Random) -> tuple[str, int]:

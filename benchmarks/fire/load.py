@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from benchmarks.fire import processes
 from benchmarks.fire.faults import Scene
 from benchmarks.fire.fleet import patiently
+from benchmarks.fire.listening import Listener
 from benchmarks.fire.results import SPEC, Result, complaints, read_result
 from store.models import Attempt, Job
 from store.states import ENDED, State
@@ -36,6 +37,7 @@ class Load:
     def __init__(self, scene: Scene) -> None:
         self._scene, self._fleet = scene, scene.fleet
         self._accepted: list[str] = []
+        self._listeners: dict[str, Listener] = {}
         self._states: dict[str, tuple[State, int]] = {}
         self._full = threading.Event()
         self._stopping = threading.Event()
@@ -83,6 +85,8 @@ class Load:
             cancelled = job_id in self._scene.cancelled
             artifacts = fleet.home / "artifacts"
             found = complaints(job_id, fleet.records, artifacts, reference, cancelled=cancelled)
+            if self._state(job_id) is State.SUCCEEDED:
+                found += self._listeners[job_id].complaints(reference)
             lost += self._state(job_id) not in ENDED or job_id not in recorded
             doubled += any("succeeded, the job is at" in one for one in found)
             wrong += bool(found)
@@ -120,6 +124,7 @@ class Load:
                 key = f"chaos-{number}"
                 spec = {**SPEC, "name": key}
                 job = patiently(lambda spec=spec, key=key: self._fleet.client.submit(spec, idempotency_key=key))  # type: ignore[misc]
+                self._listeners[job.id] = Listener(self._fleet.client.url, job.id)
                 self._accepted.append(job.id)
                 log.info("job %s accepted", job.id)
 

@@ -16,6 +16,7 @@ from tid_core.training.area_maps import AreaMaps
 from tid_core.training.inference import Detections, Inference
 from tid_core.training.precision import Precision
 from tid_core.training.products import error_values, evaluation_values, write_checkpoint, write_detections
+from tid_core.training.room import Room
 from tid_core.training.setup import Parts
 from tid_core.training.state import Best, Live
 from tid_core.training.voice import Phase, Voice
@@ -31,6 +32,7 @@ class Examiner:
         live: Live,
         precision: Precision,
         voice: Voice,
+        room: Room,
         should_stop: Callable[[], bool],
     ) -> None:
         self.plan = plan
@@ -39,6 +41,7 @@ class Examiner:
         self.position = live.position
         self.precision = precision
         self.voice = voice
+        self.room = room
         self.report: Reporter = voice.report
         self.shown: DenseDetector = live.ema.average if live.ema else parts.student
         """The student that is evaluated and exported."""
@@ -75,7 +78,7 @@ class Examiner:
     def draw_maps(self, epoch: int) -> None:
         """Where the student stands after `epoch`, if that is wanted."""
         if is_first() and epoch in self.spec.evaluation.map_epochs:
-            self._maps.draw(self.shown, epoch=epoch)
+            self.room.write(lambda: self._maps.draw(self.shown, epoch=epoch))
 
     def _judge(self, detections: Detections, prefix: str, *, errors: bool = False) -> dict[str, float]:
         truth = self.parts.val.truth
@@ -126,8 +129,8 @@ class Examiner:
             return
         # Of the step that the best student is of, beside its AP; an attempt that comes here again says the same.
         self.report(Metrics(step=best.step, epoch=best.epoch, values=self._errors(detections, "val")))
-        write_detections(detections, self.parts.val, self.plan, self.report, step=best.step)
-        self._maps.draw(self.shown)
+        self.room.write(lambda: write_detections(detections, self.parts.val, self.plan, self.report, step=best.step))
+        self.room.write(lambda: self._maps.draw(self.shown))
         teacher = self.position.teacher_ap
         if teacher is not None and best.ap is not None and teacher <= best.ap:
             detail = f"the teacher's AP is {teacher:.3f}, the student's {best.ap:.3f}"
@@ -136,14 +139,16 @@ class Examiner:
     def _checkpoint(self, name: str, step: int, epoch: int, values: dict[str, float]) -> None:
         if not is_first():
             return
-        write_checkpoint(
-            self.shown,
-            self.plan,
-            self.report,
-            name=name,
-            step=step,
-            epoch=epoch,
-            classes=self.parts.classes,
-            values=values,
-            teacher_ap=self.position.teacher_ap,
+        self.room.write(
+            lambda: write_checkpoint(
+                self.shown,
+                self.plan,
+                self.report,
+                name=name,
+                step=step,
+                epoch=epoch,
+                classes=self.parts.classes,
+                values=values,
+                teacher_ap=self.position.teacher_ap,
+            )
         )

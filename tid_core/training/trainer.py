@@ -1,6 +1,7 @@
 """A run from its first step, or from a saved state, to its products."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from tid_core.data.loader import Batch, EpochLoader
 from tid_core.detectors.base import DenseDetector
@@ -16,6 +17,7 @@ from tid_core.training.optim import build_optimizer
 from tid_core.training.pace import Pace
 from tid_core.training.precision import Precision
 from tid_core.training.resume import Search, find_state, read_state, save_state
+from tid_core.training.room import Room
 from tid_core.training.setup import Parts, build_parts
 from tid_core.training.state import Live, Position
 from tid_core.training.stepper import Stepper
@@ -53,7 +55,8 @@ class Trainer:
         )
         self.pace = Pace(training.batch_size, len(self.parts.val))
         self.voice = Voice(report, self.spec, self.position, self.pace, self.parts.total_steps)
-        self.examiner = Examiner(plan, self.parts, self.live, precision, self.voice, should_stop)
+        self.room = Room(plan.room_seconds, self.voice, should_stop)
+        self.examiner = Examiner(plan, self.parts, self.live, precision, self.voice, self.room, should_stop)
         self._saved: tuple[int, int] | None = None
 
     def run(self) -> Finished:
@@ -73,7 +76,8 @@ class Trainer:
                 self._finish_epoch()
             self.examiner.deliver()
         except StopRequested:
-            self._save()
+            with suppress(StopRequested):  # a full disk: the states that there are will do
+                self._save()
             return Finished(outcome="stopped")
         finally:
             self.loader.close()
@@ -175,13 +179,14 @@ class Trainer:
         here = (self.position.step, self.position.finished_epochs)
         if here == self._saved:
             return
-        self._saved = here
         self.live.window.check()
         if is_first():
             content = self.live.capture(self.spec)
             step, epoch = here
-            path = save_state(self.plan.out_dir / "resume", content, step=step, epoch=epoch)
+            folder = self.plan.out_dir / "resume"
+            path = self.room.write(lambda: save_state(folder, content, step=step, epoch=epoch))
             self.report(ResumeState(step=step, epoch=epoch, path=path))
+        self._saved = here
 
 
 def _count(detector: DenseDetector) -> int:
