@@ -158,3 +158,13 @@ def test_an_id_that_is_none_of_ours_starts_anew(
 def test_an_unknown_job_is_a_problem_and_no_stream(server: httpx.Client) -> None:
     response = server.get("/jobs/000000000000/events")
     assert (response.status_code, response.json()["code"]) == (404, "job_not_found")
+
+
+def test_a_silent_stream_says_that_it_lives(
+    server: httpx.Client, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.05)
+    with server.stream("GET", f"/jobs/{submit()['id']}/events") as response:
+        lines = iter(response.iter_lines())
+        assert next(line for line in lines if line == "event: progress")
+        assert [next(line for line in lines if line == ": ping") for _ in range(3)] == [": ping"] * 3

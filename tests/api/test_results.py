@@ -101,6 +101,24 @@ def test_metrics_as_csv_by_query_or_accept(
     ]
 
 
+def test_csv_and_json_are_the_same_points_thinned_or_since_a_step(
+    client: TestClient, database: Database, submit: Submit, start: Start
+) -> None:
+    job_id = submit()["id"]
+    claim = start(job_id)
+    falling = [Point("loss", step, step // 10, -1.5 if step == 36 else 1 / (step + 1)) for step in range(0, 200, 3)]
+    with database.write() as session:
+        metrics.record(claim, [*falling, Point("lr", 5, 0, 1e-300), Point("lr", 6, 0, 0.1 + 0.2)], session=session)
+    for query in ({"max_points": 7}, {"since_step": 100}, {"since_step": 30, "max_points": 12}, {"since_step": 10**9}):
+        series = client.get(f"/jobs/{job_id}/metrics", params=query).json()["series"]
+        text = client.get(f"/jobs/{job_id}/metrics", params={**query, "format": "csv"}).text
+        rows = [(row["name"], int(row["step"]), float(row["value"])) for row in csv.DictReader(io.StringIO(text))]
+        assert rows == [(one["name"], point["step"], point["value"]) for one in series for point in one["points"]]
+        since = query.get("since_step", -1)
+        assert all(step > since for _, step, _ in rows)
+        assert series[0]["total_points"] == sum(point.step > since for point in falling)
+
+
 def test_logs_are_read_on_and_by_attempt(client: TestClient, database: Database, submit: Submit, start: Start) -> None:
     job_id = submit()["id"]
     first = start(job_id)
