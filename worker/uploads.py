@@ -60,7 +60,8 @@ class Storage:
         return self._thread.submit(work)
 
     def upload(self, event: FileEvent) -> None:
-        self._newest[_role(event)] = event
+        if not isinstance(event, ResumeState):
+            self._newest[_role(event)] = event
         self._uploads.append(self._thread.submit(self._upload, event))
 
     def collect(self) -> list[Upload]:
@@ -99,33 +100,34 @@ class Storage:
 
     def _upload(self, event: FileEvent) -> Upload | None:
         since = time.monotonic()
-        while True:
+        while not self._is_outdated(event):
             try:
                 upload = self._offer(event)
             except OSError as error:
-                if self._is_outdated(event):
-                    return None
                 self.trouble = _storage_failure(error)
                 patience = self._patience[error.errno in FULL]
                 if self._hurry.is_set() or time.monotonic() - since > patience:
-                    return Upload(event, {}, self.trouble)
+                    return None if self._is_outdated(event) else Upload(event, {}, self.trouble)
                 self._hurry.wait(min(_RETRY_SECONDS, patience))
             else:
                 self.trouble = None
                 return upload
+        return None
 
     def _offer(self, event: FileEvent) -> Upload | None:
         files = {name: self._store.put(key, path) for name, key, path in self._files(event)}
         changed = _difference(event, files)
         if changed is not None:
             self._discard([file.key for file in files.values()])
-            if self._newest[_role(event)] is not event:
+            if self._is_outdated(event):
                 return None
         return Upload(event, files, changed)
 
     def _is_outdated(self, event: FileEvent) -> bool:
-        """Whether the training has replaced what cannot be stored; what was stored of it then goes."""
-        if isinstance(event, ResumeState) and not event.path.exists():
+        """Whether the training has replaced this, so that it need not be stored; what was stored of it then goes."""
+        if isinstance(event, ResumeState):
+            if event.path.exists():
+                return False
             self._discard([self.state_key(event)])
             return True
         if self._newest[_role(event)] is event:
@@ -150,10 +152,8 @@ class Storage:
                 self._store.delete(key)
 
 
-def _role(event: FileEvent) -> tuple[str, str]:
-    """What a later event of the same role takes the place of. A state has no such role: two of them are kept."""
-    if isinstance(event, ResumeState):
-        return ("resume_state", event.path.name)
+def _role(event: Checkpoint | Artifact) -> tuple[str, str]:
+    """What a later event of the same role takes the place of."""
     return (event.kind if isinstance(event, Artifact) else "checkpoint", event.name)
 
 

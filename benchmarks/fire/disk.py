@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import NoReturn
 
 _INSIDE = "FIRE_MOUNTS_ITS_OWN"
@@ -45,8 +46,7 @@ def mount(folder: Path, mib: int) -> None:
 
 def fill(folder: Path, until: Callable[[], bool]) -> None:
     """Leave no room at all on the disk of the folder, whatever is deleted meanwhile, and then free it."""
-    ballast = folder / ".ballast"
-    with ballast.open("ab", buffering=0) as file:
+    with NamedTemporaryFile(dir=folder, prefix=".ballast-", buffering=0) as file:
         while not until():
             try:
                 file.write(_CHUNK)
@@ -54,4 +54,3 @@ def fill(folder: Path, until: Callable[[], bool]) -> None:
                 if error.errno != errno.ENOSPC:
                     raise
                 time.sleep(0.02)
-    ballast.unlink()
