@@ -25,6 +25,7 @@ from store.errors import (
     StoreError,
     TeacherNotReady,
 )
+from store.log_lines import without_secrets
 from store.states import IllegalTransition
 
 log = logging.getLogger("api")
@@ -81,9 +82,9 @@ def problem_response(request_id: str, problem: ProblemError) -> JSONResponse:
         type=f"urn:tid:problem:{problem.code}",
         title=HTTPStatus(problem.status).phrase,
         status=problem.status,
-        detail=problem.detail,
+        detail=without_secrets(problem.detail),  # which may repeat what was sent to the wrong place
         code=problem.code,
-        errors=problem.errors,
+        errors=[one.model_copy(update={"detail": without_secrets(one.detail)}) for one in problem.errors],
         request_id=request_id,
     )
     return JSONResponse(body.model_dump(), status_code=problem.status, headers=problem.headers, media_type=MEDIA_TYPE)

@@ -14,6 +14,7 @@ from api.callers import Caller
 from api.keyring import KeyRing
 from store import audit, keys
 from store.db import Database
+from store.log_lines import without_secrets
 from store.models import AuditEntry, Json
 from store.text import storable
 
@@ -116,7 +117,7 @@ def entry_of(caller: Caller, status: int) -> Json:
         "key_id": caller.key_id,
         "peer": caller.peer and caller.peer[:64],
         "method": caller.method[:16],
-        "path": storable(caller.path)[:200],
+        "path": without_secrets(storable(caller.path))[:200],
         "status": status,
         "request_id": caller.request_id,
     }

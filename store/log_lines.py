@@ -59,7 +59,8 @@ def _head(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> str
     raised = fields.pop("exc_info", None)
     if raised and raised[0] is not None:
         line["exception"] = without_secrets(logging.Formatter().formatException(raised))
-    return {**line, **fields}
+    told = {name: without_secrets(value) if isinstance(value, str) else value for name, value in fields.items()}
+    return {**line, **told}
 
 
 def without_secrets(text: str) -> str:
