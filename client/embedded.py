@@ -99,7 +99,9 @@ class Embedded:
             self._lock.close()
             self._lock = None
 
-    def run_forever(self, on_ready: Callable[[Self], None] | None = None) -> bool:
+    def run_forever(
+        self, on_ready: Callable[[Self], None] | None = None, on_stop: Callable[[Self], None] | None = None
+    ) -> bool:
         """Run until SIGINT, SIGTERM or SIGHUP; a second one no longer waits for anything. For the main thread.
 
         Returns:
@@ -113,14 +115,14 @@ class Embedded:
         heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, on_signal) for number in heard}
         try:
-            self._run(on_ready)
+            self._run(on_ready, on_stop)
         finally:
             self.stop()
             for number, handler in before.items():
                 signal.signal(number, handler)
         return not self._hurry.is_set()
 
-    def _run(self, on_ready: Callable[[Self], None] | None) -> None:
+    def _run(self, on_ready: Callable[[Self], None] | None, on_stop: Callable[[Self], None] | None) -> None:
         try:
             self.start()
         except _Interrupted:
@@ -128,6 +130,8 @@ class Embedded:
         if on_ready is not None:
             on_ready(self)
         self._stopping.wait()
+        if on_stop is not None:
+            on_stop(self)
 
     def __enter__(self) -> Self:
         self.start()

@@ -38,7 +38,7 @@ def up(
 
     environment = {"TID_DATA_ROOTS": _roots(data)} if data else {}
     embedded = Embedded(home, host=host, port=port, workers=workers, environment=environment)
-    if not embedded.run_forever(_welcome):
+    if not embedded.run_forever(_welcome, _part):
         say("stopped without waiting; jobs that were running go on from their newest saved state")
         raise typer.Exit(INTERRUPTED)
     say("stopped; jobs that were running go on with the next `tid up`")
@@ -52,6 +52,10 @@ def _welcome(embedded: object) -> None:
     url, home = getattr(embedded, "url", ""), getattr(embedded, "home", "")
     say(f"tid is up at {url}   (API: {url}/docs, files and logs: {home})")
     say("next: tid datasets add NAME FOLDER, then tid submit SPEC --watch. Ctrl-C stops everything.")
+
+
+def _part(_embedded: object) -> None:
+    say("stopping: trainings save their state; Ctrl-C again waits for nothing")
 
 
 def demo(
