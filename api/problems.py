@@ -31,6 +31,8 @@ from store.states import IllegalTransition
 log = logging.getLogger("api")
 
 MEDIA_TYPE = "application/problem+json"
+_MAX_READ, _MAX_TOLD = 1000, 100
+"""Problems of a request that are looked into, and that are told."""
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 400: "bad_request"}
 
 
@@ -99,8 +101,11 @@ def _on_problem(request: Request, error: ProblemError) -> JSONResponse:
 
 
 def _on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    errors = field_problems(error.errors(), error.body)
+    # A body of one MiB can hold a hundred thousand of them.
+    errors = field_problems(error.errors()[:_MAX_READ], error.body)
     count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
+    if len(errors) > _MAX_TOLD:
+        errors, count = errors[:_MAX_TOLD], f"more than {_MAX_TOLD} problems"
     first = f": {errors[0].field or 'body'}: {errors[0].detail}" if errors else ""
     problem = ProblemError(422, "request_invalid", f"the request has {count}{first}", errors=errors)
     return problem_response(request_id_of(request), problem)
@@ -120,7 +125,7 @@ def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     if error.status_code == 404:
         detail = f"nothing is at {request.url.path}"
     elif error.status_code == 400:  # of FastAPI, which says no more than that it could not parse
-        detail = "the body cannot be read as JSON: it is not UTF-8, or nested too deeply"
+        detail = "the body cannot be read as JSON: it is not UTF-8, is nested too deeply, or has a number of thousands of digits"
     elif error.status_code == 405:
         detail = f"{request.method} is not possible at {request.url.path}"
         if allowed := allowed_methods(request.app, request.url.path):

@@ -42,6 +42,7 @@ class Service:
         }
         self.processes = [self._start(module) for module in ("api", "worker")]
         self.out = b""
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=20)
 
     def _start(self, module: str) -> "subprocess.Popen[bytes]":
         with (self.home / f"{module}.log").open("wb") as log:
@@ -50,7 +51,7 @@ class Service:
             )
 
     def ask(self, method: str, path: str, **how: Any) -> httpx.Response:
-        response = httpx.request(method, f"http://127.0.0.1:{self.port}{path}", timeout=20, **how)
+        response = self.http.request(method, path, **how)
         self.out += f"{response.headers}".encode() + response.content
         return response
 
@@ -92,6 +93,7 @@ class Service:
                 process.send_signal(signal.SIGTERM)
         for process in self.processes:
             process.wait(30)
+        self.http.close()
 
 
 @pytest.fixture
