@@ -125,7 +125,7 @@ def _on_http(request: Request, error: HTTPException) -> JSONResponse:
     if error.status_code == 404:
         detail = f"nothing is at {request.url.path}"
     elif error.status_code == 400:  # of FastAPI, which says no more than that it could not parse
-        detail = "the body cannot be read as JSON: it is not UTF-8, is nested too deeply, or has a number of thousands of digits"
+        detail = "the body cannot be read as JSON: not UTF-8, nested too deeply, or a number of thousands of digits"
     elif error.status_code == 405:
         detail = f"{request.method} is not possible at {request.url.path}"
         if allowed := allowed_methods(request.app, request.url.path):
