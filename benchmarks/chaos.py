@@ -32,7 +32,7 @@ log = logging.getLogger("chaos")
 DISK_MIB = 256
 AT_ONCE = 3
 TWICE = 0.15
-RARELY = {"job cancelled": 0.3}  # a cancelled job shows least
+RARELY = {"job cancelled": 0.15}  # a cancelled job shows least
 END_SECONDS = 900.0
 
 
@@ -87,19 +87,18 @@ class Chaos:
         return len(verdict.complaints)
 
     def _hurt(self, num_faults: int) -> None:
-        dice = Random(self.seed)
+        dice, began, number = Random(self.seed), time.monotonic(), 0
+        under_way: set[Future[None]] = set()
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            number, began = 0, time.monotonic()
-            under_way: list[Future[None]] = []
-            while number < num_faults:
-                time.sleep(0.1 if dice.random() < TWICE else dice.uniform(1.0, 3.0))
-                under_way = [future for future in under_way if not future.done()]
-                while len(under_way) >= AT_ONCE:
+            while number - self.missed.total() < num_faults or under_way:
+                under_way = {future for future in under_way if not future.done()}
+                if len(under_way) >= AT_ONCE or number - self.missed.total() >= num_faults:
                     time.sleep(0.1)
-                    under_way = [future for future in under_way if not future.done()]
+                    continue
+                time.sleep(0.1 if dice.random() < TWICE else dice.uniform(1.0, 3.0))
                 (kind,) = dice.choices(list(self.kinds), [RARELY.get(kind, 1.0) for kind in self.kinds])
                 number += 1
-                under_way.append(pool.submit(self._fault, number, kind, self.kinds[kind]))
+                under_way.add(pool.submit(self._fault, number, kind, self.kinds[kind]))
                 if number % 5 == 0:
                     told = f"{number}/{num_faults} faults, {self.load.progress()}, {time.monotonic() - began:.0f} s"
                     print(told, flush=True)

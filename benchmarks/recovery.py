@@ -3,7 +3,7 @@
     uv run python benchmarks/recovery.py [--repeat N]
 
 Starts the service with its default settings, trains a small detector on synthetic scenes, kills in the middle of an
-epoch and waits until the next attempt has done a step beyond those that were saved. Goal: at most 60 s.
+epoch and waits until the next attempt has done a step beyond those that were saved. Goal: at most 30 s.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from client.client import Client
 from client.embedded import Embedded
 from tid_core.data.synthetic import write_demo_data
 
-GOAL_SECONDS = 60.0
+GOAL_SECONDS = 30.0
 SPEC: dict[str, Any] = {
     "name": "recovery",
     "student": {"detector": "fcos_conv5_tiny"},
