@@ -53,8 +53,8 @@ SCOPES: Final[Mapping[str, Mapping[str, Needed]]] = {
     "/datasets/{name_or_id}/archive": {"PUT": "write"},
     "/datasets/{name_or_id}/sample": {"GET": "read"},
     "/workers": {"GET": "read"},
-    "/workers/{worker_id}/drain": {"POST": "admin"},
-    "/workers/{worker_id}/undrain": {"POST": "admin"},
+    "/workers/{worker_id:path}/drain": {"POST": "admin"},
+    "/workers/{worker_id:path}/undrain": {"POST": "admin"},
     "/keys": {"GET": "admin", "POST": "admin"},
     "/keys/{key_id}": {"DELETE": "admin"},
     "/audit": {"GET": "admin"},
@@ -65,7 +65,9 @@ _PROBES: Final = ("/healthz", "/readyz")
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)))
+    """As the router has it: a part of a path, or with `:path` any number of them."""
+    anywhere = re.sub(r"\\{\w+:path\\}", ".*", re.escape(path))
+    return re.compile(re.sub(r"\\{\w+\\}", "[^/]+", anywhere))
 
 
 _PATTERNS: Final = [(_pattern(path), scopes) for path, scopes in sorted(SCOPES.items(), key=lambda one: "{" in one[0])]
