@@ -15,8 +15,10 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
-from store.census import PACE, Census
+from store.census import PACE, Census, Queue
 
+_MOST_QUEUES: Final = 50
+REQUEST_LABELS: Final = ("operation", "status")
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -30,7 +32,7 @@ class Instruments:
         self.requests = Histogram(
             "tid_http_request_duration_seconds",
             "Time until the answer's headers were sent; a stream or a download then goes on.",
-            ["operation", "status"],
+            REQUEST_LABELS,
             buckets=_SECONDS,
             **own,
         )
@@ -110,6 +112,7 @@ _OF_GPU: Final = {
 
 
 def _samples(census: Census) -> dict[str, list[_Sample]]:
+    queues = _largest(census.queues)
     states = dict.fromkeys(("idle", "busy", "draining"), 0)
     for worker in census.workers:
         states[worker.state] += 1
@@ -119,8 +122,8 @@ def _samples(census: Census) -> dict[str, list[_Sample]]:
     }
     return {
         "tid_jobs": _by(census.states),
-        "tid_queue_jobs": _by({name: queue.jobs for name, queue in census.queues.items()}),
-        "tid_queue_oldest_age_seconds": _by({name: queue.oldest_seconds for name, queue in census.queues.items()}),
+        "tid_queue_jobs": _by({name: queue.jobs for name, queue in queues.items()}),
+        "tid_queue_oldest_age_seconds": _by({name: queue.oldest_seconds for name, queue in queues.items()}),
         "tid_waiting_jobs": _by(census.waiting),
         "tid_attempts": _by(census.attempts),
         "tid_faults_recovered": _by(census.recovered),
@@ -132,6 +135,14 @@ def _samples(census: Census) -> dict[str, list[_Sample]]:
         },
         **{name: list(_gpus(census, *of)) for name, of in _OF_GPU.items()},
     }
+
+
+def _largest(queues: dict[str, Queue]) -> dict[str, Queue]:
+    """Names of queues are up to those who submit jobs, so there is an end to those that are told apart."""
+    in_order = sorted(queues.items(), key=lambda item: -item[1].jobs)
+    rest = [queue for _, queue in in_order[_MOST_QUEUES:]]
+    others = {"(others)": Queue(sum(one.jobs for one in rest), max(one.oldest_seconds for one in rest))} if rest else {}
+    return {**dict(in_order[:_MOST_QUEUES]), **others}
 
 
 def _by(counts: Any) -> list[_Sample]:

@@ -1,7 +1,8 @@
 """Writes the reference pages that are read off the code: `uv run python -m docs.generate` (`--check` in CI).
 
 job.schema.json and job-spec.md from the job model, detectors.md from the catalogue, recipes.md from the recipes,
-settings.md from the settings, dataset-problems.md and status-reasons.md from their codes, openapi.json from the app.
+settings.md from the settings, metrics.md from what is measured, dataset-problems.md and status-reasons.md from their
+codes, openapi.json from the app.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from api.instruments import GAUGES, REQUEST_LABELS, Instruments
 from api.openapi import text as openapi_text
 from docs.recipes_page import recipes_page
 from store.reasons import BY_REQUEST, FINAL, TRIED_AGAIN
@@ -159,6 +161,24 @@ def reasons_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def metrics_page() -> str:
+    lines = [
+        GENERATED + "# Metrics\n",
+        "What `GET /metrics` tells Prometheus; how to use it is in [operations.md](operations.md).\n",
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    endings = {"counter": "_total", "info": "_info"}
+    labels = {name: of for name, _, of in GAUGES} | {"tid_http_request_duration_seconds": REQUEST_LABELS}
+    instruments = Instruments("")
+    told = {family.name: family for family in [*instruments.census.describe(), *instruments.registry.collect()]}
+    for family in told.values():
+        kind = "gauge" if family.type == "info" else family.type
+        of = ", ".join(f"`{label}`" for label in labels.get(family.name, ()))
+        lines.append(f"| `{family.name}{endings.get(family.type, '')}` | {kind} | {of} | {family.documentation} |")
+    return "\n".join(lines) + "\n"
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     schema = spec.JobSpec.model_json_schema()
     yield ROOT / "docs/job.schema.json", json.dumps(schema, indent=2) + "\n"
@@ -168,6 +188,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield ROOT / "docs/settings.md", settings_page()
     yield ROOT / "docs/dataset-problems.md", problems_page()
     yield ROOT / "docs/status-reasons.md", reasons_page()
+    yield ROOT / "docs/metrics.md", metrics_page()
     yield ROOT / "openapi.json", openapi_text()
 
 

@@ -1,17 +1,20 @@
 """What Prometheus reads, through its own parser."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from fastapi.testclient import TestClient
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
 from api.app import create_app
+from api.instruments import Instruments
 from api.scraping import FRESH_SECONDS
 from store import claims, metrics, workers
 from store.db import Database
@@ -73,6 +76,19 @@ def test_jobs_queues_attempts_workers_and_gpus(
     assert values(found["tid_gpu_memory_total_bytes"]) == {("worker-1", "GPU-a"): 1000 << 20}
     assert values(found["tid_gpu_temperature_celsius"]) == {}, "what a GPU does not tell is left out"
     assert waiting not in client.get("/metrics").text, "a job is no label"
+
+
+def test_queues_beyond_the_fiftieth_are_told_together(
+    client: TestClient, database: Database, submit: Callable[..., Any]
+) -> None:
+    """Whoever submits a job names its queue."""
+    submit(resources={"queue": "largest"})
+    for number in range(51):
+        submit(resources={"queue": f"queue-{number}"})
+    submit(resources={"queue": "largest"})
+    found = values(fresh(client)["tid_queue_jobs"])
+    assert len(found) == 51
+    assert (found[("largest",)], found[("(others)",)]) == (2, 2)
 
 
 def test_faults_that_a_job_survived_are_counted_and_those_it_did_not_are_not(
@@ -163,3 +179,21 @@ def test_a_database_that_hangs_or_is_gone_leaves_the_figures_of_the_process(lone
         lone_postgres.stop()
         assert values(fresh(client)["tid_database_up"]) == {(): 0}
         assert values(scrape(client)["tid_database_errors"])[()] >= 1
+
+
+def test_the_documents_and_alerts_name_metrics_that_there_are() -> None:
+    instruments = Instruments("")
+    families = [*instruments.census.describe(), *instruments.registry.collect()]
+    endings = {"counter": ("_total",), "info": ("_info",), "histogram": ("", "_bucket", "_count", "_sum")}
+    names = {family.name + ending for family in families for ending in endings.get(family.type, ("",))}
+    rules = yaml.safe_load((ROOT / "examples" / "prometheus" / "alerts.yml").read_text())
+    expressions = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    assert len(expressions) > 5
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    table = (ROOT / "docs" / "metrics.md").read_text()
+    for text in (*expressions, operations):
+        for name in re.findall(r"\btid_[a-z_]+\b(?!\*)", text):
+            assert name in names or name.endswith("_"), name
+    assert {name for name in re.findall(r"^\| `(\w+)`", table, re.M) if name.startswith("tid_")} == {
+        name for name in names if name.startswith("tid_") and not name.endswith(("_bucket", "_count", "_sum"))
+    }
