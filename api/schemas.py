@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tid_core.data.options import IndexOptions
 from tid_core.facts import SplitFacts
+from tid_core.fields import Whole
 
 Row = TypeVar("Row")
 
@@ -138,6 +139,7 @@ class JobSummary(Out):
     sweep_id: str | None = Field(description="The sweep that the job was submitted with.")
     teacher_job_id: str | None
     cost: Cost
+    created_by: str | None = Field(description="Id of the API key that asked for it; null before there were keys.")
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -168,7 +170,7 @@ class JobPatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    priority: int = Field(ge=0, le=9, description="0 first .. 9.")
+    priority: Whole = Field(ge=0, le=9, description="0 first .. 9.")
 
 
 class Attempt(Out):
@@ -396,6 +398,7 @@ class Dataset(Out):
     sha256: str | None = Field(description="Of its whole content: images, boxes, classes and splits.")
     classes: list[str] = Field(description="In label order.")
     splits: dict[str, SplitFacts]
+    created_by: str | None = Field(description="Id of the API key that asked for it; null before there were keys.")
     created_at: datetime
 
 

@@ -61,6 +61,7 @@ class SweepSummary(Out):
     counts: dict[str, int] = Field(description="Jobs in each state that has any.")
     done: int = Field(description="Jobs that have ended, however.")
     total: int
+    created_by: str | None = Field(description="Id of the API key that asked for it; null before there were keys.")
     created_at: datetime
 
 

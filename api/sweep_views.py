@@ -33,6 +33,7 @@ def _summary(row: models.Sweep, states: Counter[State]) -> dict[str, Any]:
         "counts": {state.value: states[state] for state in State if states[state]},
         "done": sum(number for state, number in states.items() if state in ENDED),
         "total": states.total(),
+        "created_by": row.created_by,
         "created_at": row.created_at,
     }
 

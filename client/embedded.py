@@ -75,7 +75,8 @@ class Embedded:
         Raises:
             EmbeddedError: the home is in use, the port is taken, or a part ends before it is ready.
         """
-        for folder in (self.home, self.home / "logs", self.home / "run"):
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)  # logs and weights are nobody else's business
+        for folder in (self.home / "logs", self.home / "run"):
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock_home(self.home)
         try:

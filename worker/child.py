@@ -16,6 +16,8 @@ from tid_core.events import EVENT, Event
 
 PROGRAM = ("-m", "tid_core.run")
 _READ_BYTES = 1 << 16
+_SERVICE = ("TID_", "PGPASS")
+"""What the service's own variables begin with, and those in which PostgreSQL's clients look for a password."""
 
 
 @dataclass(frozen=True)
@@ -150,5 +152,5 @@ class Child:
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of the training process: without the service's own settings, which hold credentials."""
-    kept = {name: value for name, value in environment.items() if not name.startswith("TID_")}
+    kept = {name: value for name, value in environment.items() if not name.startswith(_SERVICE)}
     return {**kept, "PYTHONUNBUFFERED": "1"}

@@ -126,6 +126,9 @@ def test_what_was_made_names_its_key(
         made = [row.created_by for row in (*session.query(Job), *session.query(Sweep))]
         assert made == [id_of(has)] * (2 + 2 + 1)
         assert {row.name: row.created_by for row in session.query(Dataset)} == {"pets": None, "mine": id_of(has)}
+    for path in ("/jobs", "/sweeps", "/datasets/mine"):
+        told = client.get(path, headers=has).json()
+        assert (told["data"][0] if "data" in told else told)["created_by"] == id_of(has)
 
 
 def test_keys_do_not_see_each_other_s_idempotency_keys(
