@@ -73,6 +73,20 @@ def test_a_job_that_ended_makes_room(
     assert client.post("/jobs", json=spec(), headers=has).status_code == 201
 
 
+def test_a_job_that_is_woken_counts_again(
+    client: TestClient, pets: str, spec: Callable[..., Any], key: Make, database: Database
+) -> None:
+    has = key(quota=(1, None))
+    first = client.post("/jobs", json=spec(), headers=has).json()
+    client.post(f"/jobs/{first['id']}/cancel", headers=has)
+    second = client.post("/jobs", json=spec(), headers=has).json()
+    refused = client.post(f"/jobs/{first['id']}/retry", headers=key())  # by whomever
+    assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
+    assert client.get(f"/jobs/{first['id']}", headers=has).json()["state"] == "cancelled"
+    client.post(f"/jobs/{second['id']}/cancel", headers=has)
+    assert client.post(f"/jobs/{first['id']}/retry", headers=has).status_code == 202
+
+
 def test_gpus_count_for_all_jobs_and_sweeps_count_whole(
     client: TestClient, pets: str, spec: Callable[..., Any], key: Make, database: Database
 ) -> None:
