@@ -80,8 +80,8 @@ def _for_worker(queue: str, position: int, crew: _Crew) -> Waiting:
     if crew == _Crew():
         return Waiting("no_worker", f"no worker of the queue {queue!r} is online", position)
     if not crew.idle and not crew.busy:
-        workers_are = "worker" if crew.drained == 1 else f"{crew.drained} workers"
-        return Waiting("all_drained", f"the {workers_are} of the queue {queue!r} take no jobs: drained", position)
+        who = "the worker" if crew.drained == 1 else f"all {crew.drained} workers"
+        return Waiting("all_drained", f"{who} of the queue {queue!r} may take no job: drained", position)
     if position <= crew.idle:
         return Waiting("starting_soon", "a worker is free and will take it", position)
     ahead = f"{position - 1} {'job' if position == 2 else 'jobs'} ahead"

@@ -60,7 +60,7 @@ def list_jobs(
 def _why(job: JobSummary) -> str:
     """What a list says beside the state: why it failed, or why it waits and at which place of its queue."""
     if job.waiting is not None and job.waiting.position is not None:
-        return f" ({job.waiting.reason}, {job.waiting.position}.)"
+        return f" ({job.waiting.reason}, #{job.waiting.position})"
     return f" ({job.status_reason})" if job.state == "failed" else ""
 
 

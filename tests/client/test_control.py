@@ -30,7 +30,7 @@ def test_a_job_rests_waits_and_is_moved_in_its_queue(tid, job_id) -> None:
     shown = tid("show", job_id).out
     assert "no_worker: no worker of the queue 'quiet' is online; place 1 of quiet, priority 2" in shown
     (line,) = [line for line in tid("jobs").out.splitlines() if job_id in line]
-    assert "queued (no_worker, 1.)" in line
+    assert "queued (no_worker, #1)" in line
     assert tid("priority", job_id, 12).code == 2
     assert "cancelled" in tid("cancel", job_id).out
     refused = tid("pause", job_id)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from store import control, workers
+from store.models import Draining
 from store.settings import Settings
 from store.states import Outcome, State
 from worker.child import Child
@@ -87,35 +88,41 @@ def test_without_a_training_there_is_nothing_to_wait_for(settings: Settings) -> 
 
 
 def test_a_worker_goes_from_job_to_job_by_priority_and_drains_as_it_is_told(lite: Any) -> None:
-    """It is told to finish its job and take no other; then, having taken the next, to hand it back at once."""
+    """It is told to hand its job back at once; then, having taken it again, to finish it and take no other."""
     with lite.database.write() as session:
         workers.register("worker-1", hostname="h", pid=1, queues=["default"], device={}, session=session)
-    later = lite.submit(training={"epochs": 8})
-    first, urgent = (lite.submit(training={"epochs": 1}, resources={"priority": n}) for n in (3, 4))
+    last, second, first = (lite.submit(training={"epochs": n}) for n in (1, 2, 1))
     with lite.database.write() as session:
-        control.set_priority(urgent, 0, session=session)
+        control.set_priority(first, 0, session=session)
+        control.set_priority(second, 4, session=session)
 
     thread = threading.Thread(target=work, args=(lite.settings, lite.stop), daemon=True)
     thread.start()
-    child = lite.freeze(first, step=1)
-    assert lite.job(urgent).state is State.SUCCEEDED, "the most urgent came first, and the worker went on by itself"
-    with lite.database.write() as session:
-        workers.drain("worker-1", "wait", session=session)
+    child = lite.freeze(second, step=2)
+    assert lite.job(first).state is State.SUCCEEDED, "the most urgent came first, and the worker went on by itself"
+    drain(lite, "now")
     os.kill(child, signal.SIGCONT)
     thread.join()
-    assert (lite.job(first).state, lite.job(later).state) == (State.SUCCEEDED, State.QUEUED)
-    assert lite.run(later).state is State.QUEUED, "a drained worker gets nothing, even by name"
-
-    with lite.database.write() as session:
-        workers.undrain("worker-1", session=session)
-    thread = lite.start(later)
-    child = lite.freeze(later, step=2)
-    with lite.database.write() as session:
-        workers.drain("worker-1", "now", session=session)
-    os.kill(child, signal.SIGCONT)
-    thread.join()
-    job = lite.job(later)
+    job = lite.job(second)
     assert (job.state, job.status_reason) == (State.QUEUED, "worker_drained")
-    (attempt,) = lite.attempts(later)
+    (attempt,) = lite.attempts(second)
     assert (attempt.outcome, attempt.reason) == (Outcome.HANDED_BACK, "worker_drained")
     assert attempt.last_step >= 2
+    assert lite.run(second).state is State.QUEUED, "a drained worker gets nothing, even by name"
+
+    drain(lite, None)
+    thread = threading.Thread(target=work, args=(lite.settings, lite.stop), daemon=True)
+    thread.start()
+    child = lite.freeze(second, step=4, attempt=2)
+    drain(lite, "wait")
+    os.kill(child, signal.SIGCONT)
+    thread.join()
+    assert (lite.job(second).state, lite.job(last).state) == (State.SUCCEEDED, State.QUEUED)
+
+
+def drain(lite: Any, how: Draining | None) -> None:
+    with lite.database.write() as session:
+        if how is None:
+            workers.undrain("worker-1", session=session)
+        else:
+            workers.drain("worker-1", how, session=session)

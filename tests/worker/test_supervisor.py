@@ -44,7 +44,9 @@ def test_a_job_is_run_once_and_recorded_whole(remote: Any, undisturbed: Undistur
 
 
 def test_attempts_go_on_where_the_last_state_was_saved(lite: Any, undisturbed: Undisturbed) -> None:
-    """The training is killed; then its worker stops and hands back; a third attempt ends it as if nothing had been."""
+    """The training is killed, then paused and resumed, then its worker stops; the last attempt ends it as if nothing
+    had been.
+    """
     job_id = lite.submit()
     thread = lite.start(job_id)
     os.kill(lite.freeze(job_id, step=5), signal.SIGKILL)
@@ -52,7 +54,20 @@ def test_attempts_go_on_where_the_last_state_was_saved(lite: Any, undisturbed: U
     assert lite.job(job_id).state is State.QUEUED
 
     thread = lite.start(job_id)
-    child = lite.freeze(job_id, step=11, attempt=2)
+    child = lite.freeze(job_id, step=9, attempt=2)
+    with lite.database.write() as session:
+        assert control.request_pause(job_id, session=session).state is State.PAUSING
+    os.kill(child, signal.SIGCONT)
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    job = lite.run(job_id)  # nobody gets it
+    assert (job.state, job.status_reason) == (State.PAUSED, "user")
+    with lite.database.write() as session:
+        assert [one.id for one in control.request_resume(job_id, session=session).queued] == [job_id]
+
+    thread = lite.start(job_id)
+    child = lite.freeze(job_id, step=15, attempt=3)
     lite.stop.set()
     os.kill(child, signal.SIGCONT)
     thread.join()
@@ -62,35 +77,14 @@ def test_attempts_go_on_where_the_last_state_was_saved(lite: Any, undisturbed: U
 
     lite.stop = StopFlag()
     assert lite.run(job_id).state is State.SUCCEEDED
-    killed, handed_back, last = lite.attempts(job_id)
+    killed, paused, handed_back, last = lite.attempts(job_id)
     assert (killed.outcome, killed.reason) == (Outcome.CRASHED, "child_killed")
-    assert handed_back.resumed_from_step >= 4  # the state at 5 may have been written and not yet announced
-    assert handed_back.outcome is Outcome.HANDED_BACK
-    assert last.resumed_from_step == handed_back.last_step
-    assert (lite.weights(job_id), lite.curves(job_id)) == undisturbed
-
-
-def test_a_paused_job_frees_its_worker_and_goes_on_when_it_is_resumed(lite: Any, undisturbed: Undisturbed) -> None:
-    job_id = lite.submit()
-    thread = lite.start(job_id)
-    child = lite.freeze(job_id, step=5)
-    with lite.database.write() as session:
-        assert control.request_pause(job_id, session=session).state is State.PAUSING
-    os.kill(child, signal.SIGCONT)
-    thread.join()
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
-    job = lite.job(job_id)
-    assert (job.state, job.status_reason) == (State.PAUSED, "user")
-    assert lite.run(job_id).state is State.PAUSED  # nobody gets it
-
-    with lite.database.write() as session:
-        assert [one.id for one in control.request_resume(job_id, session=session).queued] == [job_id]
-    assert lite.run(job_id).state is State.SUCCEEDED
-    paused, last = lite.attempts(job_id)
+    assert paused.resumed_from_step >= 4  # the state at 5 may have been written and not yet announced
     assert (paused.outcome, paused.reason) == (Outcome.HANDED_BACK, "paused")
     assert "saved its state and ended" in paused.detail
-    assert last.resumed_from_step == paused.last_step >= 5
+    assert handed_back.resumed_from_step == paused.last_step >= 9
+    assert (handed_back.outcome, handed_back.reason) == (Outcome.HANDED_BACK, "worker_stopped")
+    assert last.resumed_from_step == handed_back.last_step
     assert (lite.weights(job_id), lite.curves(job_id)) == undisturbed
 
 
