@@ -83,9 +83,10 @@ def make_engine(url: str, *, foreign_keys: bool = True) -> Engine:
     parsed = make_url(normal_url(url))
     if parsed.get_backend_name() == "postgresql":
         patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in parsed.query}
-        return create_engine(parsed, pool_pre_ping=True, connect_args=patience)
+        return create_engine(parsed, pool_pre_ping=True, connect_args=patience, hide_parameters=True)
     # isolation_level None: the driver starts no transaction of its own, `_begin` does.
-    engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None})
+    connecting = {"timeout": _BUSY_SECONDS, "isolation_level": None}
+    engine = create_engine(parsed, connect_args=connecting, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, _record: Any) -> None:
