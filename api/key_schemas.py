@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas import Out
+from tid_core.fields import Whole
 
 KeyScope = Literal["read", "write", "admin"]
-_Limit = Annotated[int, Field(ge=0, le=1_000_000)]
+_Limit = Annotated[Whole, Field(ge=0, le=1_000_000)]
 
 
 class KeyIn(BaseModel):

@@ -46,7 +46,13 @@ def _locate(error: Mapping[str, Any], document: Any) -> _Located:
             continue
         path.append(part)
         here = _child(here, part)
+    if error["type"] == "string_unicode" and isinstance(here, Mapping):
+        path += [ascii(key)[1:-1] for key in here if not _is_text(key)][:1]  # the place of a key is that of its object
     return _Located(error, tuple(path), union, member)
+
+
+def _is_text(key: str) -> bool:
+    return key.encode(errors="replace").decode() == key
 
 
 def _child(here: Any, part: Part) -> Any:
@@ -85,6 +91,8 @@ def _wrong_type(items: Sequence[_Located]) -> bool:
 def _detail(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return "there is no such field"
+    if error["type"] == "string_unicode":
+        return "the text holds half of a surrogate pair, which is no character"
     if error["type"] == "json_invalid":
         return f"not JSON: {error['ctx']['error']} (character {error['loc'][-1]})"
     detail = str(error["msg"]).removeprefix("Value error, ")

@@ -118,12 +118,12 @@ class Settings(BaseSettings):
     @field_validator("home", "artifacts", "uploads", mode="after")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+        return _real(path)
 
     @field_validator("data_roots", mode="after")
     @classmethod
     def _all_absolute(cls, paths: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(path.expanduser().absolute() for path in paths)
+        return tuple(_real(path) for path in paths)
 
     @field_validator("database_url", mode="after")
     @classmethod
@@ -134,7 +134,10 @@ class Settings(BaseSettings):
     @classmethod
     def _under_home(cls, data: Any) -> Any:
         """Fill what was left empty with a place under `home`."""
-        home = Path(data.get("home") or cls.model_fields["home"].default).expanduser().absolute()
+        try:
+            home = _real(Path(data.get("home") or cls.model_fields["home"].default))
+        except ValueError:  # told by the field itself
+            return data
         places = {
             "artifacts": home / "artifacts",
             "uploads": home / "uploads",
@@ -151,6 +154,13 @@ class Settings(BaseSettings):
                 f"({self.heartbeat_seconds:g}), or one late heartbeat loses a job"
             )
         return self
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:  # ~name
+        raise ValueError(f"{path.parts[0]} is nobody's home here; write the folder's whole path") from None
 
 
 def normal_url(url: str) -> str:

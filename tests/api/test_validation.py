@@ -55,3 +55,8 @@ def test_one_value_where_a_list_stands_is_told_how_to_write_it() -> None:
     errors = [{**error, "loc": ("body", *error["loc"])} for error in raised.value.errors()]
     (problem,) = field_problems(errors, document)
     assert (problem.field, problem.expected) == ("/data/min_size", "a list, in [brackets]")
+
+
+def test_a_key_that_is_no_text_is_told_by_its_place() -> None:
+    assert problems_of(spec(**{"a\ud800": 1})) == [("/a\\ud800", "string_unicode")]
+    assert problems_of(spec(loss={"\ud800": 1})) == [("/loss/\\ud800", "string_unicode")]

@@ -51,3 +51,11 @@ def test_a_bad_value_is_named_with_what_would_be_right(monkeypatch, name, value,
     with pytest.raises(SettingsError, match=says) as caught:
         load_settings()
     assert "secret" not in str(caught.value)
+
+
+def test_a_home_that_is_nobody_s_is_told(monkeypatch):
+    for name in ("TID_HOME", "TID_DATA_ROOTS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "~nobody-of-this-name/x")
+            with pytest.raises(SettingsError, match=f"{name}: ~nobody-of-this-name is nobody's home here"):
+                load_settings()

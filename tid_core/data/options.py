@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tid_core.fields import Whole
 from tid_core.text import plain_text
 
 OurSplit = Literal["train", "val", "test"]
@@ -40,7 +41,7 @@ class IndexOptions(BaseModel):
         description="Part of the `train` images that become `val`, by a hash of val_seed and file name: an image stays "
         "on its side when others are added.",
     )
-    val_seed: int = Field(0, ge=0, le=2**32 - 1, description="Another seed draws another `val`.")
+    val_seed: Whole = Field(0, ge=0, le=2**32 - 1, description="Another seed draws another `val`.")
 
     @model_validator(mode="after")
     def _splits_fit(self) -> Self:
