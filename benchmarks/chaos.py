@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ END_SECONDS = 900.0
 
 def main() -> int:
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # in order: nothing of the service stays
     if not disk.inside() and disk.can_mount() and not (arguments.database == "postgresql" and os.geteuid()):
         disk.enter()
     root = Path(tempfile.mkdtemp(prefix="tid-chaos-"))
