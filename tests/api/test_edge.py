@@ -98,7 +98,14 @@ def test_the_committed_description_is_the_application_s() -> None:
 def test_answers_have_no_optional_fields_and_operations_are_named_alike() -> None:
     document = json.loads(openapi.text())
     schemas = document["components"]["schemas"]
-    asked = {"DatasetIn", "IndexOptions", "KeyIn", *(name for name in schemas if name.endswith(("Spec", "Weights")))}
+    asked = {
+        "DatasetIn",
+        "DrainIn",
+        "IndexOptions",
+        "KeyIn",
+        "RetryIn",
+        *(name for name in schemas if name.endswith(("Spec", "Weights"))),
+    }
     for name, schema in schemas.items():
         if name not in asked and "properties" in schema:
             assert set(schema.get("required", ())) == set(schema["properties"]), name
