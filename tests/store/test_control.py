@@ -1,6 +1,6 @@
 """Pause, resume, retry, priority, delete; and what becomes of the baseline twin, of files and of figures."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from sqlalchemy import func, select
@@ -217,6 +217,27 @@ def test_the_teacher_of_a_job_that_has_not_ended_cannot_be_deleted(world, teache
     for student in (taught, begun):
         with pytest.raises(TeacherNotReady, match=f"job {teacher}, which is gone"):
             retry(world, student.id)
+
+
+def test_a_job_cannot_be_deleted_while_another_that_begins_with_it_is_being_submitted(world, teacher, database_url):
+    """The weights of a student are no foreign key: the one who submits holds the row until its commit."""
+    begun = world.spec(student={"detector": "fcos_resnet18_small", "weights": {"job": teacher}})
+
+    def delete() -> str:
+        database = Database(database_url)
+        try:
+            with database.write() as session:
+                return deletion.delete(teacher, session=session)
+        finally:
+            database.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        with world.database.write() as session:
+            created = jobs.create(begun, dataset_id=world.dataset_id, session=session)
+            deleting = pool.submit(delete)
+            assert not wait([deleting], timeout=0.5).done, "it waits for the other"
+        with pytest.raises(JobInUse, match=created.job.id):
+            deleting.result()
 
 
 def test_a_deleted_job_takes_its_rows_along_and_leaves_its_twin(world):
