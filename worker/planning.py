@@ -63,6 +63,7 @@ def prepare(claim: Claim, database: Database, settings: WorkerSettings, storage:
         out_dir=scratch / "out",
         resume_from=_gather_states(records.resume_keys, storage, scratch / "resume-from"),
         provenance=records.provenance,
+        room_seconds=settings.full_seconds,
     )
 
 
