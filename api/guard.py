@@ -21,6 +21,8 @@ from store.models import ApiKey, KeyScope
 log = logging.getLogger("api.access")
 
 _PATIENCE_SECONDS: Final = 0.3
+_WATCHING: Final = ("/healthz", "/readyz", "/metrics")
+"""How the service is: asked when it is not well, so a database that hangs does not hold the answer up."""
 _REALM: Final = 'Bearer realm="tid"'
 _NO_KEY = (
     "this server wants an API key, sent as `Authorization: Bearer tid_...` (`tid` and the Python client take it from "
@@ -78,7 +80,9 @@ class GuardMiddleware:
         headers, path, settings = Headers(scope=scope), scope["path"], parts.settings
         needed, allow = _needed(path, caller.method)
         is_public = needed == "open" and "authorization" not in headers
-        is_open = is_loopback(settings.host) and not await self._are_keys(headers, parts, is_public=is_public)
+        is_watching = path in _WATCHING
+        are_keys = await self._are_keys(headers, parts, is_hasty=is_public or is_watching)
+        is_open = is_loopback(settings.host) and not are_keys
         check_host(headers, path, settings.allowed_hosts, is_open=is_open)
         if caller.method not in SAFE:
             check_origin(headers)
@@ -86,7 +90,7 @@ class GuardMiddleware:
             caller.scope = "admin"
         if is_public or caller.scope is not None:
             return {}
-        row = await self._identify(headers, parts, caller)
+        row = await self._identify(headers, parts, caller, seconds=_PATIENCE_SECONDS if is_watching else None)
         if row is None:
             if needed == "open":
                 return {}
@@ -96,18 +100,20 @@ class GuardMiddleware:
             _authorise(row, caller, needed, allow)
         return told
 
-    async def _are_keys(self, headers: Headers, parts: Parts, *, is_public: bool) -> bool:
+    async def _are_keys(self, headers: Headers, parts: Parts, *, is_hasty: bool) -> bool:
         """What is public does not wait for a database that hangs; where a key is sent, there may just now be one."""
-        if is_public:
+        if is_hasty:
             return await parts.keys.were_any(seconds=_PATIENCE_SECONDS)
         if (await parts.keys.known()).any_exist:
             return True
         return "authorization" in headers and (await parts.keys.known(fresh=RETRY_SECONDS)).any_exist
 
-    async def _identify(self, headers: Headers, parts: Parts, caller: Caller) -> ApiKey | None:
+    async def _identify(
+        self, headers: Headers, parts: Parts, caller: Caller, *, seconds: float | None
+    ) -> ApiKey | None:
         given = headers.getlist("authorization")
         kind, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        row = await parts.keys.find(key.strip()) if kind.lower() == "bearer" else None
+        row = await parts.keys.find(key.strip(), seconds=seconds) if kind.lower() == "bearer" else None
         if row is not None:
             caller.key_id, caller.scope = row.id, row.scope
         return row

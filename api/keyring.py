@@ -65,21 +65,22 @@ class KeyRing:
 
     async def were_any(self, *, seconds: float) -> bool:
         """Whether there are keys or, where the database does not say so within `seconds`, were when last looked."""
-        looking = asyncio.ensure_future(self.known())
-        await asyncio.wait({looking}, timeout=seconds)
-        if looking.done() and looking.exception() is None:
-            return looking.result().any_exist
-        return self._known is None or self._known.any_exist
+        known = await self._remembered(seconds)
+        return known is None or known.any_exist
 
-    async def find(self, key: str) -> ApiKey | None:
+    async def find(self, key: str, *, seconds: float | None = None) -> ApiKey | None:
         """The usable key that this is, in the same time whether or not its id is known.
+
+        Args:
+            seconds: where given, a database that has not answered by then is not waited for: what was known when it
+                last did has to do. For what tells how the service is, which is asked when it is not well.
 
         Raises:
             ProblemError: as in `known`.
         """
         key_id = keys.id_of(key)
-        known = await self.known()
-        if key_id is not None and key_id not in known.usable:
+        known = (await self._remembered(seconds) if seconds is not None else None) or await self.known()
+        if key_id is not None and key_id not in known.usable and seconds is None:
             known = await self.known(fresh=RETRY_SECONDS)  # it may have been made a moment ago
         row = known.usable.get(key_id or "")
         if not keys.fits(key, row.hash if row else None):
@@ -87,6 +88,15 @@ class KeyRing:
         assert row is not None  # noqa: S101 (or nothing would fit)
         self._note(row.id)
         return row
+
+    async def _remembered(self, seconds: float) -> Known | None:
+        """What is known now or, where the database does not say so within `seconds`, was when it last did."""
+        looking = asyncio.ensure_future(self.known())
+        await asyncio.wait({looking}, timeout=seconds)
+        if looking.done() and looking.exception() is None:
+            return looking.result()
+        looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # which is nobody's surprise
+        return self._known
 
     def forget(self) -> None:
         """Look again at the next request: this process has just changed a key."""

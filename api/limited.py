@@ -25,7 +25,12 @@ class Limited(Generic[Result]):
         TimeoutError: no answer within `seconds`; the work goes on.
         Exception: whatever the work raises.
         """
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._begin())), self._seconds)
+        future = asyncio.wrap_future(self._begin())
+        await asyncio.wait([future], timeout=self._seconds)  # which cancels nothing
+        if not future.done():
+            future.add_done_callback(_heed)
+            raise TimeoutError
+        return future.result()
 
     def _begin(self) -> Future[Result]:
         with self._lock:
@@ -39,3 +44,9 @@ class Limited(Generic[Result]):
             future.set_result(self._work())
         except BaseException as error:
             future.set_exception(error)
+
+
+def _heed(future: "asyncio.Future[Result]") -> None:
+    """What nobody waited for any more is no error that was overlooked."""
+    if not future.cancelled():
+        future.exception()

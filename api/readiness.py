@@ -24,7 +24,7 @@ from store.db import db_now
 from store.models import Lease
 from store.reaper import LEASE, LEASE_ROUNDS
 
-LIMIT_SECONDS: Final = 1.5
+LIMIT_SECONDS: Final = 1.2
 _LEAST_REAPER_SECONDS: Final = 60.0
 _ROUNDS_MISSED: Final = 10
 

