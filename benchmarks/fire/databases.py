@@ -61,6 +61,7 @@ class Postgres:
         # Not in a deep folder: the path of a unix socket may have only about 100 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="tid-fire-"))
         self._server = get_server(self._folder / "data", cleanup_mode="stop")
+        self._pid_file = self._folder / "data" / "postmaster.pid"
         socket_dir = self._server.get_postmaster_info().socket_dir
         self.url = f"postgresql://postgres@/postgres?host={socket_dir}"
 
@@ -85,6 +86,8 @@ class Postgres:
         processes.send(signal.SIGKILL, everyone[:1])
         time.sleep(seconds)
         processes.send(signal.SIGKILL, everyone)
+        # Until somebody collects the dead server, its number looks alive to whoever starts the next one.
+        self._pid_file.unlink()
         while True:
             with suppress(SubprocessError):
                 self._server.ensure_postgres_running()
@@ -92,4 +95,4 @@ class Postgres:
             time.sleep(0.5)
 
     def _pid(self) -> int:
-        return int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        return int(self._pid_file.read_text().split()[0])
