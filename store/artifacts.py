@@ -13,6 +13,8 @@ from typing import BinaryIO, Final, NamedTuple, Protocol
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _KEY_LENGTH: Final = 512
 _TEMPORARY: Final = ".tmp-"
+CONDEMNED: Final = ".condemned"
+"""A file that no key can name, in a folder that is being deleted."""
 
 
 def job_key(job_id: str) -> str:
@@ -65,6 +67,15 @@ class ArtifactStore(Protocol):
         """Remove the file, or everything below the key; nothing happens where there is nothing."""
         ...
 
+    def condemn(self, key: str) -> None:
+        """Leave word that everything below the key goes once no row names it: should this process be killed between
+        the commit and `delete`, the garbage collection knows.
+
+        Raises:
+            OSError: not writable.
+        """
+        ...
+
 
 class FolderArtifacts:
     """An `ArtifactStore` in a folder.
@@ -103,9 +114,17 @@ class FolderArtifacts:
     def delete(self, key: str) -> None:
         path = self.path(key)
         if path.is_dir():
-            shutil.rmtree(path)
+            for child in path.iterdir():
+                if child.is_dir():
+                    shutil.rmtree(child)
+            shutil.rmtree(path)  # and with it, last, the word that it was to go
         else:
             path.unlink(missing_ok=True)
+
+    def condemn(self, key: str) -> None:
+        folder = self.path(key)
+        if folder.is_dir():
+            (folder / CONDEMNED).touch()
 
     def _bring(self, source: Path, temporary: Path) -> None:
         if self._link:

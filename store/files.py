@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple
 
 from sqlalchemy import select
 
-from store.artifacts import attempt_key
+from store.artifacts import CONDEMNED, attempt_key
 from store.db import Database
 from store.models import Artifact, Checkpoint, Dataset, Job, ResumeState
 from store.settings import Settings
@@ -92,7 +92,8 @@ def _artifacts(listed: list[_File], root: Path, claims: _Claims) -> Iterator[Unc
     for owner, found in sorted(groups.items()):
         kind, _, row_id = owner.partition("/")
         known = {"jobs": claims.jobs, "datasets": claims.datasets}.get(kind, frozenset())
-        what: What = "artifact" if row_id in known else "stranger"
+        is_ours = row_id in known or (root / owner / CONDEMNED).exists()
+        what: What = "artifact" if is_ours else "stranger"
         size = sum(file.num_bytes for file in found)
         yield Unclaimed(what, owner, len(found), size, partial(_remove_files, [file.path for file in found], root))
 
@@ -145,7 +146,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _remove_files(paths: list[Path], root: Path) -> None:
-    for path in paths:
+    for path in sorted(paths, key=lambda path: path.name == CONDEMNED):  # the word that the rest goes: last
         path.unlink(missing_ok=True)
         for folder in path.parents:
             if folder == root or folder.parent == root:

@@ -27,7 +27,8 @@ def clear(work: Path, *, session: Session) -> None:
     owned = {tuple(row) for row in session.execute(select(Job.id, Job.attempt).where(Job.lease_token.is_not(None)))}
     for job, number, folder in found:
         if (job.name, number) not in owned:
-            log.info("deleting what attempt %d of job %s left behind", number, job.name)
+            ids = {"job_id": job.name, "attempt": number}
+            log.info("deleting what attempt %d of job %s left behind", number, job.name, extra=ids)
             remove(folder)
 
 

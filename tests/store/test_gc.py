@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from store import checkpoints, claims, control, metrics, resume_states, workers
+from store import checkpoints, claims, control, deletion, metrics, resume_states, workers
 from store.artifacts import FolderArtifacts, attempt_key
 from store.fencing import Claim
 from store.garbage import Kind, find
@@ -152,6 +152,19 @@ def test_strangers_stay_unless_they_are_named(world: Any, settings: Settings, ol
     collect(world.database, old, strangers=True)
     assert not any(path.exists() for path in (*theirs, upload))
     assert settings.uploads.exists()
+
+
+def test_what_a_deletion_that_was_killed_left_is_no_stranger(world: Any, settings: Settings, old: Settings) -> None:
+    claim = world.start(world.submit().id)
+    file = put(settings, f"{attempt_key(claim.job_id, claim.attempt)}/best.pt")
+    end(world, claim)
+    store = FolderArtifacts(settings.artifacts)
+    with world.database.write() as session:
+        store.condemn(deletion.delete(claim.job_id, session=session))
+    totals = collect(world.database, old)
+    assert (totals[Kind.ORPHANS], totals[Kind.STRANGERS]) == (Total(2, 4), Total())
+    assert not file.exists()
+    assert not (settings.artifacts / "jobs" / claim.job_id).exists()
 
 
 def test_superseded_points_go_and_the_curve_stays(world: Any, settings: Settings) -> None:
