@@ -117,7 +117,8 @@ class Machine(RuleBasedStateMachine):
     def renew(self, claim: Claim) -> None:
         with self.database.write() as session:
             state = claims.renew(claim, lease_seconds=3600, session=session)
-        assert (state is None) == (self.models[claim.job_id].owner != claim)
+        model = self.models.get(claim.job_id)
+        assert (state is not None) == (model is not None and model.owner == claim)
 
     @rule(claim=issued, outcome=st.sampled_from([Outcome.SUCCEEDED, Outcome.FAILED]))
     def finish(self, claim: Claim, outcome: Outcome) -> None:
