@@ -89,14 +89,28 @@ def read_state(path: Path) -> SavedState:
 
 def _read(path: Path) -> dict[str, Any]:
     """Raises ValueError, KeyError or OSError where the state is not what its manifest says."""
-    entry = json.loads((path / "manifest.json").read_text())["files"]["state.pt"]
+    num_bytes, digest = _announced(path)
     data = (path / "state.pt").read_bytes()
-    if len(data) != entry["bytes"]:
-        raise ValueError(f"state.pt has {len(data)} bytes, its manifest says {entry['bytes']}")
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+    if len(data) != num_bytes:
+        raise ValueError(f"state.pt has {len(data)} bytes, its manifest says {num_bytes}")
+    if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError("state.pt does not match the sha256 of its manifest")
-    content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # an unpickler fed with something else raises whatever it likes
+        raise ValueError(f"state.pt cannot be read ({type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise ValueError("state.pt holds no state")
     return content
+
+
+def _announced(path: Path) -> tuple[Any, Any]:
+    """Size and sha256 of the state."""
+    try:
+        entry = json.loads((path / "manifest.json").read_text())["files"]["state.pt"]
+        return entry["bytes"], entry["sha256"]
+    except (TypeError, RecursionError) as error:  # JSON, but of another shape
+        raise ValueError("manifest.json is no manifest") from error
 
 
 def _states(folder: Path) -> list[Path]:
