@@ -134,6 +134,7 @@ def test_it_refuses_to_listen_beyond_loopback(tmp_path: Path) -> None:
 
 
 def test_it_serves_without_torch_and_stops_when_asked(tmp_path: Path) -> None:
+    """Told to stop, it takes no new connection, answers the request that it has begun to read, and ends with 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -144,8 +145,15 @@ def test_it_serves_without_torch_and_stops_when_asked(tmp_path: Path) -> None:
         mapped = Path(f"/proc/{process.pid}/maps")
         if mapped.exists():
             assert "libtorch" not in mapped.read_text()
-        process.terminate()
-        assert process.wait(timeout=30) in (0, -15)
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            head = f"POST /datasets HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+            slow.sendall(f"{head}Content-Length: 16\r\n\r\n{{".encode())
+            _wait(lambda: _get(url))  # and so its head has been read
+            process.terminate()
+            _wait(lambda: _get(url) is None)
+            slow.sendall(b'"name": "nope"}')
+            assert slow.makefile("rb").readline().split()[1] == b"201"
+        assert process.wait(timeout=30) == 0
     assert (tmp_path / "tid.db").exists()
 
 
