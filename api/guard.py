@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -210,16 +210,20 @@ def _authorise(row: ApiKey, caller: Caller, needed: KeyScope | None, allow: str)
 
 def _is_local(peer: str | None) -> bool:
     """Whether the connection comes from this machine: loopback, or a socket that is no TCP socket."""
-    try:
-        return ip_address(peer or "").is_loopback
-    except ValueError:
-        return True
+    address = _address(peer)
+    return address is None or address.is_loopback
 
 
 def _neighbourhood(peer: str | None) -> str:
     """One host's addresses: of IPv6 it has a whole /64."""
+    address = _address(peer)
+    return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address or peer)
+
+
+def _address(peer: str | None) -> IPv4Address | IPv6Address | None:
+    """An IPv4 address as such, also where a socket for both kinds shows it as one of IPv6."""
     try:
         address = ip_address(peer or "")
     except ValueError:
-        return peer or ""
-    return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

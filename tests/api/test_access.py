@@ -279,7 +279,14 @@ def test_its_own_pages_and_programs_can_write(client: TestClient) -> None:
 
 def test_without_keys_only_this_machine_is_served(settings: Settings) -> None:
     """Also where the application was bound elsewhere than its settings say, e.g. by a server of one's own."""
-    for peer, status in (("127.0.0.1", 200), ("::1", 200), ("192.0.2.7", 401), ("2001:db8::1", 401)):
+    for peer, status in (
+        ("127.0.0.1", 200),
+        ("::1", 200),
+        ("::ffff:127.0.0.1", 200),
+        ("192.0.2.7", 401),
+        ("::ffff:192.0.2.7", 401),
+        ("2001:db8::1", 401),
+    ):
         with TestClient(create_app(settings), base_url=LOOPBACK, client=(peer, 1)) as client:
             assert client.get("/jobs", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == status, peer
 

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.guard import _neighbourhood
 from api.rates import MAX_BUCKETS, Buckets
 from store import jobs, keys
 from store.db import Database
@@ -193,6 +194,21 @@ def test_an_address_without_a_good_key_is_soon_told_to_wait_and_good_keys_from_t
     assert (refused.status_code, refused.json()["code"]) == (429, "too_many_failures")
     assert int(refused.headers["Retry-After"]) >= 1
     assert client.get("/jobs", headers=has).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("192.0.2.7", "192.0.2.7", True),
+        ("192.0.2.7", "192.0.2.8", False),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.7", "192.0.2.7", True),
+        ("::ffff:192.0.2.7", "::ffff:192.0.2.8", False),
+    ],
+)
+def test_who_counts_as_one_address(one: str, other: str, alike: bool) -> None:
+    assert (_neighbourhood(one) == _neighbourhood(other)) is alike
 
 
 class Time:
