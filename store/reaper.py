@@ -123,6 +123,6 @@ def _expire(job: Job, why: str, *, session: Session) -> Expired:
 def _gap_seconds(settings: Settings) -> float:
     """The longest pause between two rounds in which no lease of an owner that is well can have run out.
 
-    An owner renews at least twice in its lease, so that half of it is left at any time.
+    An owner renews once in a heartbeat, and needs some of the next to notice that the database is back.
     """
-    return max(settings.lease_seconds / 2, 3 * settings.reaper_seconds)
+    return max(settings.lease_seconds - 1.5 * settings.heartbeat_seconds, 3 * settings.reaper_seconds)
