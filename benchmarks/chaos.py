@@ -23,7 +23,7 @@ from threading import Lock
 
 from benchmarks.fire import clock, disk
 from benchmarks.fire.databases import Postgres, Sqlite
-from benchmarks.fire.faults import KINDS, SERVER_KINDS, Fault, NoTarget, Scene
+from benchmarks.fire.faults import KINDS, SERVER_KINDS, TAKE_AN_ATTEMPT, Fault, NoTarget, Scene
 from benchmarks.fire.fleet import Fleet
 from benchmarks.fire.load import Load
 from tid_core.data.synthetic import write_demo_data
@@ -56,6 +56,8 @@ def main() -> int:
     with Fleet(home, root / "data", database, workers=arguments.workers) as fleet:
         scene = Scene(fleet, clock=clock.build(root), disk=artifacts if disk.inside() else None)
         bad = Chaos(scene, arguments.seed, arguments.database).run(arguments.faults)
+    if disk.inside():
+        disk.unmount(artifacts)
     if bad == 0 and arguments.log:
         shutil.rmtree(root, ignore_errors=True)
     return 1 if bad else 0
@@ -71,7 +73,7 @@ class Chaos:
         self.load = Load(scene)
 
     def run(self, num_faults: int) -> int:
-        """How many jobs were lost or doubled."""
+        """How many things are wrong."""
         began = time.monotonic()
         reference = self.load.reference()
         print(f"the undisturbed job took {time.monotonic() - began:.0f} s", flush=True)
@@ -80,13 +82,19 @@ class Chaos:
         self.load.finish(END_SECONDS)
         verdict = self.load.judge(reference)
         self._print_table()
-        for line in verdict.complaints:
+        wrong = [*verdict.complaints, *self._taken(verdict.outcomes)]
+        for line in wrong:
             log.error("%s", line)
             print(line)
-        print(verdict.attempts)
-        told = f"faults: {sum(self.done.values())}, jobs: {verdict.jobs}, lost: {verdict.lost}"
-        print(f"{told}, doubled: {verdict.doubled}, wrong: {verdict.wrong} ({time.monotonic() - began:.0f} s)")
-        return len(verdict.complaints)
+        print(f"attempts: {', '.join(f'{count} {outcome}' for outcome, count in verdict.outcomes.most_common())}")
+        told = f"faults: {self.done.total()}, jobs: {verdict.jobs}, lost: {verdict.lost}, doubled: {verdict.doubled}"
+        print(f"{told}, wrong: {verdict.wrong} ({time.monotonic() - began:.0f} s)")
+        return len(wrong)
+
+    def _taken(self, outcomes: Counter[str]) -> list[str]:
+        """Attempts that no fault can have taken."""
+        taken, may = outcomes["lost"] + outcomes["crashed"], sum(self.done[kind] for kind in TAKE_AN_ATTEMPT)
+        return [f"{taken} attempts were lost or crashed, by {may} faults that take one at most"] if taken > may else []
 
     def _hurt(self, num_faults: int) -> None:
         dice, began, number = Random(self.seed), time.monotonic(), 0

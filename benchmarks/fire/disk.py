@@ -44,6 +44,10 @@ def mount(folder: Path, mib: int) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], check=True)
 
 
+def unmount(folder: Path) -> None:
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def fill(folder: Path, until: Callable[[], bool]) -> None:
     """Leave no room at all on the disk of the folder, whatever is deleted meanwhile, and then free it."""
     with NamedTemporaryFile(dir=folder, prefix=".ballast-", buffering=0) as file:

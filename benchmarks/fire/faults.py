@@ -206,6 +206,15 @@ KINDS: dict[str, Fault] = {
 SERVER_KINDS: dict[str, Fault] = {"kill -9 of PostgreSQL": kill_database, "clock off by an hour": set_clock}
 """Where the database is a server, with a clock of its own; SQLite's is that of the one machine it is for."""
 
+TAKE_AN_ATTEMPT = (
+    "kill -9 of a training",
+    "kill -9 of a worker",
+    "kill -9 of a pool process",
+    "worker frozen past its lease",
+    "clock off by an hour",
+)
+"""Each of these at most one; nothing else counts against `max_attempts`."""
+
 
 def _busy(scene: Scene, dice: Random) -> tuple[str, int]:
     """A worker that trains, and its training."""

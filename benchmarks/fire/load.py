@@ -12,7 +12,7 @@ from benchmarks.fire import processes
 from benchmarks.fire.faults import Scene
 from benchmarks.fire.fleet import patiently
 from benchmarks.fire.listening import Listener
-from benchmarks.fire.results import SPEC, Result, complaints, read_result
+from benchmarks.fire.results import SPEC, STEPS, Result, complaints, read_result
 from store.models import Attempt, Job
 from store.states import ENDED, State
 
@@ -27,7 +27,8 @@ class Verdict(NamedTuple):
     lost: int
     doubled: int
     wrong: int
-    attempts: str
+    outcomes: Counter[str]
+    """How the attempts ended."""
     complaints: list[str]
 
 
@@ -50,7 +51,10 @@ class Load:
         fleet.client.add_dataset("digits", data)
         job_id = fleet.client.submit({**SPEC, "name": "undisturbed"}).id
         fleet.client.wait(job_id)
-        return read_result(job_id, fleet.records, fleet.home / "artifacts")
+        result = read_result(job_id, fleet.records, fleet.home / "artifacts")
+        steps = [step for name, step in sorted(result.curves) if name == "loss/total"]
+        assert steps == list(range(1, STEPS + 1)), steps
+        return result
 
     def start(self) -> None:
         self._thread.start()
@@ -77,10 +81,7 @@ class Load:
         fleet, lost, doubled, wrong, told = self._fleet, 0, 0, 0, []
         with fleet.records.read() as session:
             recorded = session.scalars(select(Job.id).where(Job.name != "undisturbed")).all()
-            outcomes = Counter(
-                f"{outcome} ({reason})" if reason else str(outcome)
-                for outcome, reason in session.execute(select(Attempt.outcome, Attempt.reason))
-            )
+            outcomes = Counter(str(outcome) for outcome in session.scalars(select(Attempt.outcome)))
         for job_id in self._accepted:
             cancelled = job_id in self._scene.cancelled
             artifacts = fleet.home / "artifacts"
@@ -94,8 +95,7 @@ class Load:
         extra = set(recorded) - set(self._accepted)
         told += [f"job {job_id} was made without an answer to anybody" for job_id in extra]
         told += self._leftovers()
-        attempts = f"attempts: {', '.join(f'{count} {name}' for name, count in outcomes.most_common())}"
-        return Verdict(len(self._accepted), lost, doubled + len(extra), wrong, attempts, told)
+        return Verdict(len(self._accepted), lost, doubled + len(extra), wrong, outcomes, told)
 
     def _leftovers(self) -> list[str]:
         """Once every job has ended, nobody trains, and no folder of an attempt is kept."""
