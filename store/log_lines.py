@@ -25,7 +25,7 @@ about = bound_contextvars
 OURS: Final = ("api", "store", "worker", "uvicorn", "celery")
 _IDS: Final = ("job_id", "attempt", "request_id", "key_id", "trace_id")
 """What a line of text ends with, where its message does not hold it; JSON has every field."""
-_PASSWORD: Final = re.compile(r"(\w+://[^\s:/@]*:)[^\s/@]+(?=@)")
+_PASSWORD: Final = re.compile(r"(\b\w+://[^\s:/@]*:)[^\s/@]+(?=@)")
 _KEY: Final = re.compile(r"(\btid_[0-9a-f]{12}_)[0-9a-f]{16,}")
 _BEARER: Final = re.compile(r"(?i)(\bbearer\s+)[^\s'\",]+")
 
