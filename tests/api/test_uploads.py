@@ -72,7 +72,7 @@ def begin(server: httpx.Client, name: str, content: bytes, *, declared: int) -> 
     """A PUT of which only the beginning is sent."""
     url = httpx.URL(str(server.base_url))
     wire = socket.create_connection((url.host, url.port or 80))
-    head = f"PUT /datasets/{name}/archive HTTP/1.1\r\nHost: x\r\nContent-Length: {declared}\r\n\r\n"
+    head = f"PUT /datasets/{name}/archive HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {declared}\r\n\r\n"
     wire.sendall(head.encode() + content)
     return wire
 
