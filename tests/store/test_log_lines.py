@@ -132,3 +132,9 @@ assert not tracing.is_on()
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "install `tid-service[otel]`" in done.stderr
+
+
+def test_a_long_word_is_searched_once(written: Write) -> None:
+    """Looked at from each of its letters, it would take minutes."""
+    word = "a" * 1_000_000
+    assert word in written(lambda: log.info("GET /jobs/%s", word))
