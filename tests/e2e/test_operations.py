@@ -188,6 +188,7 @@ def test_a_backup_of_a_running_service_comes_back_and_stops_in_order(
     tid("backup", str(copy), "--home", str(service.home))
     service.client.cancel(job_id)
     tid("restore", str(copy), "--home", str(home))
+    tid("gc", "--home", str(home))
     up = start_up(home, workers=0, TID_DATA_ROOTS=str(service._data))
     url = up.stdout.readline().split()[4]
     with Client(url) as restored:
