@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from api.schemas import ClassGain, ErrorFigures, Figures, Report
 from api.views import job_cost
+from store import metrics
 from store.models import Checkpoint, Job, Metric
 from store.states import ENDED
 from tid_core.error_kinds import ERROR_KINDS
@@ -102,10 +103,11 @@ def _teacher_figures(job: Job, *, session: Session) -> Figures:
 
 def _evaluation(job_id: str, prefix: str, step: int | None, *, session: Session) -> _Evaluation:
     """The values under `prefix` at `step`; without a step, the last of each."""
-    # A range, not LIKE: it reads the primary key on both databases, whatever the case rules of LIKE are.
+    # By name: neither LIKE nor a range means the same in every database, which has its own order of characters.
+    named = [name for name in metrics.names(job_id, session=session) if name.startswith(prefix)]
     rows = session.execute(
         select(Metric.name, Metric.value)
-        .where(Metric.job_id == job_id, Metric.name >= prefix, Metric.name < prefix[:-1] + chr(ord("/") + 1))
+        .where(Metric.job_id == job_id, Metric.name.in_(named))
         .where(~Metric.superseded, *([] if step is None else [Metric.step == step]))
         .order_by(Metric.step)
     )

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from store.db import db_now, upsert
 from store.fencing import Claim, guard
 from store.models import Metric, MetricLatest
+from store.text import storable
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 BEST: Final = "val/AP"
@@ -43,7 +44,8 @@ def record(claim: Claim, points: Iterable[Point], *, session: Session) -> None:
         LeaseLost: the job has another owner or none.
     """
     job = guard(claim, session=session)
-    finite = {(point.name, point.step): point for point in points if math.isfinite(point.value)}
+    named = (point._replace(name=storable(point.name)) for point in points if math.isfinite(point.value))
+    finite = {(point.name, point.step): point for point in named}
     if not finite:
         return
     owner = {"job_id": claim.job_id, "attempt": claim.attempt, "superseded": False}
@@ -116,15 +118,15 @@ def forget(job_id: str, *, session: Session) -> None:
 
 
 def names(job_id: str, *, session: Session) -> list[str]:
-    return list(
-        session.scalars(select(MetricLatest.name).where(MetricLatest.job_id == job_id).order_by(MetricLatest.name))
-    )
+    """In the order of their characters, which is not every database's."""
+    return sorted(session.scalars(select(MetricLatest.name).where(MetricLatest.job_id == job_id)))
 
 
 def latest(job_id: str, *, session: Session) -> dict[str, Sample]:
     """The newest point of each series, without reading the series."""
-    rows = session.scalars(select(MetricLatest).where(MetricLatest.job_id == job_id).order_by(MetricLatest.name))
-    return {row.name: Sample(row.step, row.epoch, row.value) for row in rows}
+    rows = session.scalars(select(MetricLatest).where(MetricLatest.job_id == job_id))
+    in_order = sorted(rows, key=lambda row: row.name)
+    return {row.name: Sample(row.step, row.epoch, row.value) for row in in_order}
 
 
 def read(
@@ -146,12 +148,12 @@ def read(
         return _samples(in_order, session=session)
     if max_points < 2:
         raise ValueError(f"max_points ({max_points}) must be at least 2: the first and the last point are always given")
-    head = _samples(in_order.limit(max_points + 1), session=session)
-    if len(head) <= max_points:
-        return head
-    tail = _samples(points.order_by(Metric.step.desc()).limit(1), session=session)
-    extremes = _extremes(job_id, name, head[0].step, tail[0].step, (max_points - 2) // 2, session=session)
-    return sorted({head[0], *extremes, tail[0]})
+    if session.execute(in_order.offset(max_points).limit(1)).first() is None:
+        return _samples(in_order, session=session)
+    (head,) = _samples(in_order.limit(1), session=session)
+    (tail,) = _samples(points.order_by(Metric.step.desc()).limit(1), session=session)
+    extremes = _extremes(job_id, name, head.step, tail.step, (max_points - 2) // 2, session=session)
+    return sorted({head, *extremes, tail})
 
 
 def _extremes(job_id: str, name: str, first: int, last: int, num_ranges: int, *, session: Session) -> list[Sample]:

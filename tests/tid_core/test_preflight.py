@@ -197,3 +197,11 @@ def test_dataset_problems() -> None:
 def test_free_of_torch() -> None:
     code = "import sys, tid_core.preflight; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+def test_more_steps_than_can_be_counted() -> None:
+    job = spec(training__epochs=10_000, training__batch_size=1)
+    found = problems(job, dataset=dataset(train=split(images=250_000)))["too_many_steps"]
+    assert (found.severity, found.field) == ("error", "/training/epochs")
+    assert "2,500,000,000 steps" in found.detail
+    assert "too_many_steps" not in problems(job, dataset=dataset(train=split(images=200_000)))

@@ -8,6 +8,9 @@ from tid_core.facts import DatasetFacts, SplitFacts
 from tid_core.preflight.problem import Problem, some
 from tid_core.spec import JobSpec
 
+MAX_STEPS = 2**31 - 1
+"""Of one job: what a column of the database counts to."""
+
 
 def check_dataset(spec: JobSpec, dataset: DatasetFacts) -> Iterator[Problem]:
     for name in ("train", "val"):
@@ -62,6 +65,15 @@ def _training_split(spec: JobSpec, train: SplitFacts) -> Iterator[Problem]:
             + ("GPUs could not share it evenly" if shared else "every step would see all of it"),
             expected=f"at most {usable}",
             severity="error" if shared else "warning",
+        )
+    steps = spec.training.epochs * (usable // spec.training.batch_size)
+    if steps > MAX_STEPS:
+        yield Problem(
+            code="too_many_steps",
+            field="/training/epochs",
+            detail=f"{spec.training.epochs} epochs of {usable} images are {steps:,} steps",
+            expected=f"at most {MAX_STEPS:,} steps",
+            severity="error",
         )
     untrained = [name for name, boxes in train.per_class.items() if boxes == 0]
     if untrained and train.boxes:
