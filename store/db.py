@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -23,11 +23,13 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from store.settings import normal_url
+from store.text import json_text
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BUSY_SECONDS = 30
 _READ_ONLY = "tid_read_only"
+_COMMON: Final[dict[str, Any]] = {"hide_parameters": True, "json_serializer": json_text}
 # Seconds and milliseconds after which a server counts as gone, also one whose host vanished without a word.
 _POSTGRES_PATIENCE = {
     "connect_timeout": 10,
@@ -83,10 +85,10 @@ def make_engine(url: str, *, foreign_keys: bool = True) -> Engine:
     parsed = make_url(normal_url(url))
     if parsed.get_backend_name() == "postgresql":
         patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in parsed.query}
-        return create_engine(parsed, pool_pre_ping=True, connect_args=patience, hide_parameters=True)
+        return create_engine(parsed, pool_pre_ping=True, connect_args=patience, **_COMMON)
     # isolation_level None: the driver starts no transaction of its own, `_begin` does.
     connecting = {"timeout": _BUSY_SECONDS, "isolation_level": None}
-    engine = create_engine(parsed, connect_args=connecting, hide_parameters=True)
+    engine = create_engine(parsed, connect_args=connecting, **_COMMON)
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, _record: Any) -> None:
@@ -94,6 +96,8 @@ def make_engine(url: str, *, foreign_keys: bool = True) -> Engine:
         # An accepted job survives a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+        # Its own knows the letters of ASCII alone, and names are searched in any case.
+        connection.create_function("lower", 1, _lower, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -103,6 +107,10 @@ def make_engine(url: str, *, foreign_keys: bool = True) -> Engine:
         connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _lower(text: str | None) -> str | None:
+    return None if text is None else text.lower()
 
 
 class Database:
