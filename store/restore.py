@@ -97,7 +97,8 @@ def _refuse_misfits(manifest: Manifest, settings: Settings) -> None:
 def _refuse_what_is_there(manifest: Manifest, settings: Settings) -> None:
     database = make_url(settings.database_url)
     places = [settings.artifacts, settings.uploads, settings.home / "work"] if manifest["with_files"] else []
-    places += [Path(str(database.database))] if database.get_backend_name() == "sqlite" else []
+    if database.get_backend_name() == "sqlite":
+        places += [Path(f"{database.database}{ending}") for ending in ("", "-wal", "-shm")]  # a log would be replayed
     taken = [str(path) for path in places if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if taken:
         raise BackupError(f"there is something already: {', '.join(taken)}; move it away, or restore into another home")

@@ -247,6 +247,10 @@ def test_nothing_is_overwritten(lite: Settings, tmp_path: Path) -> None:
     made = back_up(lite, tmp_path / "copy")
     with pytest.raises(BackupError, match=r"something already: .*tid\.db"):
         restore(lite, made)
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "tid.db-wal").write_bytes(b"of a database that was deleted")
+    with pytest.raises(BackupError, match=r"something already: .*tid\.db-wal"):
+        restore(Settings(home=tmp_path / "log"), made)
     url = "postgresql://nobody@/nothing?host=/nowhere"
     with pytest.raises(BackupError, match="is of sqlite, and TID_DATABASE_URL names postgresql"):
         restore(Settings(home=tmp_path / "x", database_url=url), made)
