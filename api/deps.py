@@ -1,6 +1,5 @@
 """What a route may ask for. One request = one transaction, committed before the answer is sent."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Annotated
@@ -34,7 +33,7 @@ class Parts:
     in_flight: InFlight = field(default_factory=InFlight)
 
 
-def parts_of(request: Request) -> Parts:
+async def parts_of(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 
@@ -42,16 +41,14 @@ def parts_of(request: Request) -> Parts:
 PartsDep = Annotated[Parts, Depends(parts_of)]
 
 
-def _read(parts: PartsDep) -> Iterator[Session]:
-    with parts.database.read() as session:
-        yield session
+# Both only make the session; `api.routing.Router` opens it, in the thread in which the route runs.
+async def _read(parts: PartsDep) -> Session:
+    return parts.database.reader()
 
 
-def _write(parts: PartsDep) -> Iterator[Session]:
-    with parts.database.write() as session:
-        yield session
+async def _write(parts: PartsDep) -> Session:
+    return parts.database.writer()
 
 
-# scope="function": the session ends when the route returns, before the answer (which may be a long download) goes out.
-ReadSession = Annotated[Session, Depends(_read, scope="function")]
-WriteSession = Annotated[Session, Depends(_write, scope="function")]
+ReadSession = Annotated[Session, Depends(_read)]
+WriteSession = Annotated[Session, Depends(_write)]

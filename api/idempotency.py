@@ -24,7 +24,7 @@ ANSWER: dict[str, Any] = {
 """What OpenAPI says of 201."""
 
 
-def _key(
+async def _key(
     idempotency_key: Annotated[
         str | None,
         Header(

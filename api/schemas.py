@@ -250,7 +250,7 @@ class GapEvent(Out):
 
 
 class EndEvent(Out):
-    """Event `end`: the last one. `time` and `shutdown` (of this server): connect again, with the last id, to hear on."""
+    """Event `end`: the last one. `time`, `shutdown` (of this server): connect again, with the last id, to hear on."""
 
     reason: Literal["ended", "deleted", "time", "shutdown"]
 

@@ -30,6 +30,8 @@ _MICROSECOND = timedelta(microseconds=1)
 _BUSY_SECONDS = 30
 _READ_ONLY = "tid_read_only"
 _COMMON: Final[dict[str, Any]] = {"hide_parameters": True, "json_serializer": json_text}
+WRITES = "tid_writes"
+"""Key in the `info` of a session for writing."""
 # Seconds and milliseconds after which a server counts as gone, also one whose host vanished without a word.
 _POSTGRES_PATIENCE = {
     "connect_timeout": 10,
@@ -124,7 +126,7 @@ class Database:
         read_only: dict[str, Any] = {_READ_ONLY: True}
         if self.engine.dialect.name == "postgresql":
             read_only = {"postgresql_readonly": True}
-        self._writers = sessionmaker(self.engine, expire_on_commit=False)
+        self._writers = sessionmaker(self.engine, expire_on_commit=False, info={WRITES: True})
         self._readers = sessionmaker(self.engine.execution_options(**read_only), expire_on_commit=False)
 
     def write(self) -> AbstractContextManager[Session]:
@@ -140,6 +142,14 @@ class Database:
     def listen(self, name: str, hook: Callable[..., None]) -> None:
         """Call `hook` at an event of SQLAlchemy, in every session of this object that writes."""
         event.listen(self._writers, name, hook)
+
+    def writer(self) -> Session:
+        """A session for writing that its user begins, commits and closes."""
+        return self._writers()
+
+    def reader(self) -> Session:
+        """A session for reading that its user closes."""
+        return self._readers()
 
     def close(self) -> None:
         self.engine.dispose()

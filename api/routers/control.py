@@ -2,17 +2,17 @@
 
 import logging
 from collections.abc import Iterable
-
-from fastapi import APIRouter
+from contextlib import suppress
 
 from api.deps import Parts, PartsDep, WriteSession
+from api.routing import Router
 from api.schemas import Job, JobPatch, RetryIn
 from api.views import job_full
 from store import control, deletion
 from store.control import Asked
 
 log = logging.getLogger("api")
-router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
+router = Router(prefix="/jobs/{job_id}", tags=["jobs"])
 
 
 @router.post("/pause", name="pause", status_code=202)
@@ -73,6 +73,8 @@ def delete(job_id: str, parts: PartsDep) -> None:
     """
     with parts.database.write() as session:
         folder = deletion.delete(job_id, session=session)
+        with suppress(OSError):  # then only `tid gc --strangers` finds what a process that is killed now leaves
+            parts.artifacts.condemn(folder)
     _discard([folder], parts)
 
 

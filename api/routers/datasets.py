@@ -4,13 +4,14 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from api import paging
 from api.deps import PartsDep, ReadSession
 from api.downloads import file_answer
 from api.problems import ProblemError, of_store
 from api.receiving import receive
+from api.routing import Router
 from api.schemas import Dataset, DatasetIn, FieldProblem, Page
 from api.upload_folder import delete_files
 from api.views import dataset_full
@@ -18,7 +19,7 @@ from store import datasets
 from store.errors import OutsideRoots
 from store.jobs import Cursor
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = Router(prefix="/datasets", tags=["datasets"])
 
 _ARCHIVE: dict[str, Any] = {
     "requestBody": {

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.deps import PartsDep, ReadSession
+from api.deps import PartsDep
 from api.feed import JobFeed, Listener
 from store import jobs
 
@@ -18,9 +18,10 @@ router = APIRouter(tags=["jobs"])
 RETRY_MS = 2000
 
 
-def _existing_job(job_id: str, session: ReadSession) -> str:
+def _existing_job(job_id: str, parts: PartsDep) -> str:
     """A stream cannot say 404 once it has begun, so the job is looked up before."""
-    return jobs.get(job_id, session=session).id
+    with parts.database.read() as session:
+        return jobs.get(job_id, session=session).id
 
 
 @router.get("/jobs/{job_id}/events", name="events", response_class=EventSourceResponse)

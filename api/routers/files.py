@@ -4,17 +4,18 @@ import re
 from itertools import groupby
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from api.deps import PartsDep, ReadSession
 from api.downloads import MEDIA_TYPES, file_answer
+from api.routing import Router
 from api.schemas import ArtifactOut, CheckpointFile, CheckpointOut, Items
 from store import checkpoints, jobs, models, outputs
 from store.errors import NotFound
 
-router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
+router = Router(prefix="/jobs/{job_id}", tags=["jobs"])
 
 Format = Literal["safetensors", "pt", "card"]
 _SUFFIXES = {"safetensors": ".safetensors", "pt": ".pt", "card": ".json"}

@@ -2,18 +2,19 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from fastapi.responses import JSONResponse
 
 from api import idempotency, paging, submission
 from api.deps import PartsDep, ReadSession, WriteSession
+from api.routing import Router
 from api.schemas import DryRun, Job, JobSummary, Page
 from api.views import job_full, job_summaries
 from store import jobs
 from store.states import State
 from tid_core.spec import JobSpec
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = Router(prefix="/jobs", tags=["jobs"])
 
 Text = Annotated[str, Query(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 

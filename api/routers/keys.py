@@ -2,16 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from api import paging
 from api.deps import PartsDep, ReadSession
 from api.key_schemas import AuditEntry, Key, KeyIn, NewKey
+from api.routing import Router
 from api.schemas import Page
 from store import audit, keys
 from store.jobs import Cursor
 
-router = APIRouter()
+router = Router()
 
 CursorText = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=200)]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -11,11 +11,12 @@ from api import log_feed
 from api.deps import PartsDep, ReadSession
 from api.problems import ProblemError
 from api.reports import build_report
+from api.routing import Router
 from api.schemas import Attempt, FieldProblem, Items, LogChunk, Report
 from store import jobs, logs, models
 from store.attempts import Told, of_job
 
-router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
+router = Router(prefix="/jobs/{job_id}", tags=["jobs"])
 
 LOG_BYTES = 1 << 20
 

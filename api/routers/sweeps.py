@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from api import idempotency, paging, sweeping
 from api.deps import PartsDep, ReadSession, WriteSession
 from api.routers.jobs import Text
 from api.routers.results import prefers
+from api.routing import Router
 from api.schemas import Page
 from api.sweep_reports import as_csv, build_report
 from api.sweep_schemas import Sweep, SweepDryRun, SweepReport, SweepSummary
@@ -17,7 +18,7 @@ from store import sweeps
 from store.jobs import Cursor
 from tid_core.sweep import SweepSpec
 
-router = APIRouter(prefix="/sweeps", tags=["sweeps"])
+router = Router(prefix="/sweeps", tags=["sweeps"])
 
 
 @router.post(

@@ -1,14 +1,14 @@
 """Who does the work, and who is to stop."""
 
-from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from api.deps import Parts, PartsDep, ReadSession, WriteSession
+from api.routing import Router
 from api.schemas import DrainIn, Items, Worker
 from store import workers
 
 # `:path`, because a worker may be called anything, with slashes too.
-router = APIRouter(prefix="/workers", tags=["workers"])
+router = Router(prefix="/workers", tags=["workers"])
 
 
 @router.get("", name="list")
