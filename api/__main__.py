@@ -7,13 +7,11 @@ from contextlib import suppress
 import uvicorn
 
 from api import binding
+from api.access import MAX_HEAD_BYTES
 from api.app import create_app
 from api.serving import Server
 from store import log_lines
 from store.settings import SettingsError, load_settings
-
-MAX_HEAD_BYTES = 32 << 10
-"""Largest request line and headers together."""
 
 
 def main() -> int:

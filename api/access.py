@@ -10,6 +10,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from api.problems import ProblemError
 from store.models import KeyScope
@@ -59,6 +60,8 @@ SCOPES: Final[Mapping[str, Mapping[str, Needed]]] = {
     "/keys/{key_id}": {"DELETE": "admin"},
     "/audit": {"GET": "admin"},
 }
+MAX_HEAD_BYTES: Final = 32 << 10
+"""Largest request line and headers together."""
 SAFE: Final = frozenset({"GET", "HEAD"})
 _PROBES: Final = ("/healthz", "/readyz")
 """Asked by machines that know no name of this one."""
@@ -86,6 +89,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_head(scope: Scope) -> None:
+    """Refuse a request line and headers that no client of this API has; the server bounds only what comes in pieces.
+
+    Raises:
+        ProblemError: 431.
+    """
+    size = len(scope["path"]) + len(scope["query_string"])
+    size += sum(len(name) + len(value) for name, value in scope["headers"])
+    if size > MAX_HEAD_BYTES:
+        raise ProblemError(431, "head_too_large", f"the address and the headers are larger than {MAX_HEAD_BYTES} bytes")
 
 
 def check_host(headers: Headers, path: str, allowed: tuple[str, ...], *, is_open: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.access import SAFE, Needed, check_host, check_origin, is_loopback, of_path
+from api.access import SAFE, Needed, check_head, check_host, check_origin, is_loopback, of_path
 from api.callers import CALLER, Caller
 from api.deps import Parts
 from api.keyring import FRESH_SECONDS, RETRY_SECONDS
@@ -77,6 +77,7 @@ class GuardMiddleware:
         Raises:
             ProblemError: or not.
         """
+        check_head(scope)
         headers, path, settings = Headers(scope=scope), scope["path"], parts.settings
         needed, allow = _needed(path, caller.method)
         is_public = needed == "open" and "authorization" not in headers

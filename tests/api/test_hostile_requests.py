@@ -73,6 +73,12 @@ def test_paths_that_lead_elsewhere(client: TestClient, path: str) -> None:
     assert client.get(f"{path}/checkpoints/best").status_code == 404
 
 
+@pytest.mark.parametrize("how", [{"headers": {"X-Large": "x" * (32 << 10)}}, {"params": {"search": "x" * (32 << 10)}}])
+def test_a_head_larger_than_any_client_has(client: TestClient, how: dict[str, Any]) -> None:
+    answer = client.get("/jobs", **how)
+    assert (answer.status_code, answer.json()["code"]) == (431, "head_too_large")
+
+
 def test_an_address_too_long_for_a_table(client: TestClient) -> None:
     answer = client.delete("/datasets/" + "x" * 20_000)
     assert answer.status_code == 404
