@@ -199,8 +199,8 @@ class Supervisor:
 
     def _finish_succeeded(self) -> None:
         lost = self._recorder.lost_checkpoint
-        if lost is not None and self._stop.reason is Reason.SHUTDOWN:  # nobody waited for it
-            self._end(lambda session: claims.hand_back(self._claim, detail=lost.detail, session=session))
+        if lost is not None and self._stop.reason is not None:  # nobody waited for it to be stored
+            self._let_go(self._stop.reason, lost.detail)
             return
         if lost is not None:
             self._report_crash(lost.reason, lost.detail)

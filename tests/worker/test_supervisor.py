@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from store import control, logs, outputs, resume_states
+from store.control import request_pause
 from store.db import db_now
 from store.models import Dataset, Job
 from store.reaper import expire_leases
@@ -218,6 +219,24 @@ def test_a_store_that_takes_no_files_costs_the_attempt_not_the_job(lite: Any) ->
     assert "storage_failed" in {warning["code"] for warning in job.warnings}
     with lite.database.read() as session:
         assert resume_states.keys(job_id, session=session) == []
+
+
+def test_a_pause_does_not_wait_for_the_store_and_costs_no_attempt(lite: Any) -> None:
+    """The training has ended; what could not be stored is trained again, from what could."""
+    lite.settings = lite.settings.model_copy(update={"storage_seconds": 3600.0, "heartbeat_seconds": 0.2})
+    (lite.settings.artifacts / "jobs").write_text("a file where a folder should be")
+    job_id = lite.submit(training={"epochs": 1})
+    thread = lite.start(job_id)
+    training = lite.freeze(job_id, step=1)
+    os.kill(training, signal.SIGCONT)
+    lite.wait_for(lambda: not Path(f"/proc/{training}").exists())
+    with lite.database.write() as session:
+        request_pause(job_id, session=session)
+    thread.join()
+    job = lite.job(job_id)
+    assert job.state is State.PAUSED
+    assert "does not take" in job.detail
+    assert [(one.outcome, one.reason) for one in lite.attempts(job_id)] == [(Outcome.HANDED_BACK, "paused")]
 
 
 def test_a_failure_of_the_training_is_final_and_its_last_words_are_kept(lite: Any) -> None:
