@@ -26,6 +26,7 @@ LONGEST = (
     "worker/test_supervisor.py",
     "tid_core/training/test_ranks_ends.py",
     "faults/test_faults.py",
+    "faults/test_fleet.py",
     "e2e/test_operations.py",
     "tid_core/training/test_ranks.py",
     "worker/test_job_in_processes.py",
