@@ -4,14 +4,17 @@ The first key has to come from somewhere, and who can write to the database need
 """
 
 import argparse
+import getpass
+import os
 import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from store import keys
+from store import audit, keys
 from store.db import Database
 from store.errors import NotFound
 from store.models import ApiKey
@@ -71,6 +74,7 @@ def _create(arguments: argparse.Namespace, database: Database) -> None:
             quota=(arguments.max_queued, arguments.max_gpus),
             session=session,
         )
+        _enter("create", row, session)
     until = f"until {_time(row.expires_at)}" if row.expires_at else "until it is revoked"
     sys.stderr.write(f"key {row.id} of {row.name!r}, {row.scope}, {until}; it is shown this once:\n")
     sys.stdout.write(f"{key}\n")
@@ -94,10 +98,22 @@ def _revoke(arguments: argparse.Namespace, database: Database) -> None:
     key_id = keys.id_of(arguments.id) or arguments.id  # a whole key is taken as well
     with database.write() as session:
         row = keys.revoke(key_id, session=session)
+        _enter("revoke", row, session)
         left = len(keys.usable(session=session))
     sys.stdout.write(f"key {row.id} of {row.name!r} is revoked; servers that run learn of it within seconds\n")
     if not left:
         sys.stdout.write("it was the last one: nobody gets in until `tid keys create` makes another\n")
+
+
+def _enter(command: str, row: ApiKey, session: Session) -> None:
+    """In the audit log: whoever has a shell here can do this, and it is to be seen."""
+    try:
+        who = getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in containers
+        who = f"user {os.getuid()}"
+    told = {"peer": f"shell of {who}"[:64], "method": "CLI", "path": f"tid keys {command}", "status": 200}
+    entry = {**told, "key_id": None, "target": f"keys/{row.id}", "code": None, "request_id": "-"}
+    audit.add_all([entry], session=session)
 
 
 def _cells(row: ApiKey, *, usable: bool) -> tuple[str, ...]:

@@ -134,12 +134,13 @@ def test_from_the_first_key_to_the_last(
         assert [one.name for one in known] == ["reader", "boss"]
         forged = {"Authorization": f"Bearer {boss}", "X-Forwarded-For": "192.0.2.7", "Forwarded": "for=192.0.2.7"}
         assert httpx.post(f"{url}/datasets", json={"name": "mine"}, headers=forged).status_code == 201
-        assert [one.peer for one in client.audit(refused=False)] == ["127.0.0.1"]
+        assert next(client.audit(refused=False)).peer == "127.0.0.1"
         ci = client.create_key("ci", "write", max_jobs=1)
         assert KEY.fullmatch(ci.key)
         assert [(one.method, one.path, one.target) for one in client.audit(refused=False)] == [
             ("POST", "/keys", f"keys/{ci.id}"),
             ("POST", "/datasets", f"datasets/{client.dataset('mine').id}"),
+            *[("CLI", "tid keys create", f"keys/{one.id}") for one in known],
         ]
         assert client.revoke_key(ci.id).revoked_at is not None
         with Client(url, api_key=ci.key) as gone, pytest.raises(ApiError, match="key_invalid"):
