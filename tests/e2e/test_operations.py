@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 
 from client.client import Client
+from client.embedded import Embedded
 from tests.service import PATIENCE, Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,6 +226,14 @@ def test_a_second_ctrl_c_waits_for_nothing(tmp_path: Path, start_up: Callable[..
     assert up.wait() == 130
     assert "stopped without waiting" in up.stdout.read()
     assert _of_home(tmp_path) == []
+
+
+@pytest.mark.parametrize(("set_to", "waited"), [("600", 630.0), ("", 150.0), ("long", 150.0)])
+def test_a_worker_is_waited_for_as_long_as_its_training_may_save(tmp_path: Path, set_to: str, waited: float) -> None:
+    environment = {"TID_TERMINATE_GRACE_SECONDS": set_to, "CUDA_VISIBLE_DEVICES": ""}
+    embedded = Embedded(tmp_path, environment=environment)
+    embedded._make_parts()
+    assert embedded.parts["worker-0"].stop_seconds == waited
 
 
 def _of_home(home: Path) -> list[int]:
