@@ -59,6 +59,8 @@ def kill_pool(scene: Scene, dice: Random) -> str:
     """The process that runs the job, and not the one that hears the messages."""
     worker, training = _busy(scene, dice)
     parents = [process.parent for process in processes.listing() if process.pid == training]
+    if not parents:
+        raise NoTarget
     processes.send(signal.SIGKILL, parents)
     return f"kill -9 of the pool process {parents} of {worker}"
 
