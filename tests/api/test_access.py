@@ -126,29 +126,29 @@ def test_with_the_first_key_an_open_server_closes_and_stays_closed(client: TestC
     assert client.get("/healthz").status_code == 200
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        "Bearer",
-        "Bearer ",
-        "Basic dGlkOnRpZA==",
-        "Bearer tid_0123456789ab_" + "0" * 64,
-        "Bearer tid_0123456789ab",
-        "Bearer {key}0",
-        "Bearer {other}",
-        "{key}",
-        "Bearer {key}, Bearer {key}",
-        "Bearer ﷐",
-    ],
+NO_KEYS = (
+    "Bearer",
+    "Bearer ",
+    "Basic dGlkOnRpZA==",
+    "Bearer tid_0123456789ab_" + "0" * 64,
+    "Bearer tid_0123456789ab",
+    "Bearer {key}0",
+    "Bearer {other}",
+    "{key}",
+    "Bearer {key}, Bearer {key}",
+    "Bearer \ufdd0",
 )
-def test_what_is_no_key_is_not_let_in(client: TestClient, key: Make, sent: str) -> None:
+
+
+def test_what_is_no_key_is_not_let_in(client: TestClient, key: Make) -> None:
     good = key()["Authorization"].removeprefix("Bearer ")
     other = good[:-1] + ("0" if good[-1] != "0" else "1")
-    header = sent.format(key=good, other=other).encode()
-    answer = client.get("/jobs", headers={"Authorization": header})  # type: ignore[dict-item]
-    assert (answer.status_code, answer.json()["code"]) == (401, "key_invalid")
-    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="tid", error="invalid_token"'
-    assert good not in answer.text
+    for sent in NO_KEYS:
+        header = sent.format(key=good, other=other).encode()
+        answer = client.get("/jobs", headers={"Authorization": header})  # type: ignore[dict-item]
+        assert (answer.status_code, answer.json()["code"]) == (401, "key_invalid"), sent
+        assert answer.headers["WWW-Authenticate"] == 'Bearer realm="tid", error="invalid_token"'
+        assert good not in answer.text
     twice = [("Authorization", f"Bearer {good}"), ("Authorization", f"Bearer {good}")]
     assert client.get("/jobs", headers=twice).status_code == 401  # type: ignore[arg-type]
     assert client.get("/jobs", headers={"Authorization": f"bearer  {good}"}).status_code == 200
@@ -254,21 +254,21 @@ def test_with_keys_any_name_will_do_unless_names_are_set(client: TestClient, key
         assert strict.get("/jobs", headers=has).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        {"Origin": "http://evil.example"},
-        {"Origin": "null"},
-        {"Origin": "http://127.0.0.1:9000"},
-        {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-site"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Origin": "http://[", "Sec-Fetch-Site": "same-origin"},
-        {"Origin": ""},
-    ],
+OF_ANOTHER_SITE: tuple[dict[str, str], ...] = (
+    {"Origin": "http://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:9000"},
+    {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Origin": "http://[", "Sec-Fetch-Site": "same-origin"},
+    {"Origin": ""},
 )
-def test_a_page_of_another_site_cannot_write(client: TestClient, sent: dict[str, str]) -> None:
-    refused = client.post("/datasets", json={"name": "theirs"}, headers=sent)
-    assert (refused.status_code, refused.json()["code"]) == (403, "cross_site")
+
+
+def test_a_page_of_another_site_cannot_write(client: TestClient) -> None:
+    for sent in OF_ANOTHER_SITE:
+        refused = client.post("/datasets", json={"name": "theirs"}, headers=sent)
+        assert (refused.status_code, refused.json()["code"]) == (403, "cross_site"), sent
     assert client.get("/datasets").json()["data"] == []
 
 
