@@ -69,9 +69,14 @@ class Client:
         return self
 
     async def ask(self, request: Request) -> int:
-        """The status."""
-        await self.send(request)
-        head = await self._reader.readuntil(b"\r\n\r\n")
+        """The status. A connection that the server closed because it was idle is opened again, as any client does."""
+        try:
+            await self.send(request)
+            head = await self._reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            await self.open()
+            await self.send(request)
+            head = await self._reader.readuntil(b"\r\n\r\n")
         fields = head.lower()
         if b"content-length:" in fields:
             await self._reader.readexactly(int(fields.split(b"content-length:")[1].split(b"\r\n")[0]))

@@ -40,13 +40,13 @@ def databases(folder: Path) -> Iterator[dict[str, str]]:
         server.cleanup()
 
 
-def running_job(database: Database) -> Claim:
-    spec = JobSpec.model_validate({"student": {"detector": "fcos_resnet18_small"}, "dataset": "d"})
+def running_job(database: Database, *, dataset: str = "d") -> Claim:
+    spec = JobSpec.model_validate({"student": {"detector": "fcos_resnet18_small"}, "dataset": dataset})
     with database.write() as session:
-        dataset = Dataset(name="d", source="folder", state="ready", root="/d", facts={}, classes=[], index_prefix="d")
-        session.add(dataset)
+        row = Dataset(name=dataset, source="folder", state="ready", root="/d", facts={}, classes=[], index_prefix="d")
+        session.add(row)
         session.flush()
-        job = jobs.create(spec, dataset_id=dataset.id, session=session).job
+        job = jobs.create(spec, dataset_id=row.id, session=session).job
         claim = claims.claim(job.id, "benchmark", lease_seconds=3600, session=session)
     if claim is None:
         raise RuntimeError("the job was taken by another worker; give the benchmark a database of its own")

@@ -28,11 +28,11 @@ from benchmarks.rivals import Databases, databases, driver_of, load_average, mlf
 from store import metrics
 from store.db import Database
 from store.fencing import Claim
+from store.ids import new_id
 from store.metrics import Point
 
 SERIES = 20
 BATCH = 1000
-SINGLE = 300
 THINNED = 1000
 LONG = "loss/long"
 
@@ -138,12 +138,14 @@ def compare_writing(pair: Databases, home: Path, arguments: argparse.Namespace) 
         points = values(arguments.steps)
         few = points[: len(points) // 5]
         for _ in range(arguments.rounds):
-            claim = running_job(database)
+            claim = running_job(database, dataset=new_id())
             runs = [client.create_run(experiment).info.run_id for _ in range(3)]
             ways["ours"].append(rate(lambda some, claim=claim: write_ours(database, claim, some), points))  # type: ignore[misc]
             ways["log_batch"].append(rate(lambda some, run=runs[0]: write_batches(client.log_batch, run, some), few))  # type: ignore[misc]
             ways["store"].append(rate(lambda some, run=runs[1]: write_batches(store.log_batch, run, some), few))  # type: ignore[misc]
-            ways["log_metric"].append(rate(lambda some, run=runs[2]: write_single(client, run, some), few[:SINGLE]))  # type: ignore[misc]
+            ways["log_metric"].append(
+                rate(lambda some, run=runs[2]: write_single(client, run, some), few[: arguments.single])
+            )  # type: ignore[misc]
         write_ours(database, claim, long_series(arguments.long))
         write_batches(client.log_batch, runs[0], long_series(arguments.long))
     database.close()
@@ -174,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5000, help=f"steps of {SERIES} values; MLflow's get a fifth")
     parser.add_argument("--long", type=int, default=50_000)
+    parser.add_argument("--single", type=int, default=300, help="metrics that are sent one by one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=4, help="processes of MLflow's server; 4 is its default")
     arguments = parser.parse_args()

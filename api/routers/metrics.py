@@ -5,19 +5,20 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.deps import PartsDep
 from api.routers.results import prefers
+from api.routing import Router
 from api.schemas import BestEvaluation, LatestMetric, MetricPoint, Metrics, MetricSeries, MetricsSummary
 from store import jobs, metrics
 from store.db import Database
 from store.models import Metric
 
-router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
+router = Router(prefix="/jobs/{job_id}", tags=["jobs"])
 
 DEFAULT_POINTS = 1000
 COLUMNS = ("name", "step", "epoch", "value")

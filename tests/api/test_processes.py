@@ -24,7 +24,8 @@ from store.metrics import Point
 from store.models import Dataset, Job
 from store.states import Outcome
 
-LISTENERS = 500
+LISTENERS = {"postgresql": 500, "sqlite": 100}
+"""There are connections to run out of on the one; on the other they are files of the process."""
 SPEC = {"student": {"detector": "fcos_resnet18_small"}, "dataset": "pets"}
 
 
@@ -131,8 +132,8 @@ class Stream:
         return await self.reader.readuntil(text.encode())
 
 
-async def opened(url: str, path: str) -> list[Stream]:
-    streams = await asyncio.gather(*(Stream().open(url, path) for _ in range(LISTENERS)))
+async def opened(url: str, path: str, number: int) -> list[Stream]:
+    streams = await asyncio.gather(*(Stream().open(url, path) for _ in range(number)))
     await asyncio.gather(*(stream.until("event: progress") for stream in streams))
     return streams
 
@@ -145,7 +146,7 @@ def connections_in_use(pair: Pair) -> int:
         return busy - 1
 
 
-def test_five_hundred_listeners_of_one_process_hold_no_connection(pair: Pair) -> None:
+def test_hundreds_of_listeners_of_one_process_hold_no_connection(pair: Pair) -> None:
     job_id = pair.submit()
     with pair.database.write() as session:
         claim = claims.claim(job_id, "worker-1", lease_seconds=600, session=session)
@@ -161,12 +162,13 @@ def test_five_hundred_listeners_of_one_process_hold_no_connection(pair: Pair) ->
             claims.finish(claim, Outcome.SUCCEEDED, session=session)
 
     async def listen() -> None:
-        streams = await opened(pair.urls[0], f"/jobs/{job_id}/events")
+        kind = pair.database.engine.dialect.name
+        streams = await opened(pair.urls[0], f"/jobs/{job_id}/events", LISTENERS[kind])
         for step in (1, 2, 3):
             await asyncio.to_thread(record, step)
             heard = await asyncio.gather(*(stream.until(f'"step":{step},"epoch":1,') for stream in streams))
-            assert len(heard) == LISTENERS
-        if pair.database.engine.dialect.name == "postgresql":
+            assert len(heard) == LISTENERS[kind]
+        if kind == "postgresql":
             # All listen, and yet there are moments in which no connection is in use.
             assert any(connections_in_use(pair) == 0 or time.sleep(0.05) for _ in range(100))
         async with httpx.AsyncClient() as client:

@@ -26,7 +26,7 @@ def ranges(whole: list[Sample], max_points: int) -> Iterable[list[Sample]]:
 
 
 @given(data=st.data(), steps=STEPS, max_points=st.integers(2, 40))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_thinning_keeps_ends_and_extremes_and_invents_nothing(world, running, data, steps, max_points):
     name = new_id()
     values = data.draw(st.lists(VALUES, min_size=len(steps), max_size=len(steps)))
