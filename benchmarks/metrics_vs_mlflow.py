@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +141,10 @@ def compare_writing(pair: Databases, home: Path, arguments: argparse.Namespace) 
         for _ in range(arguments.rounds):
             claim = running_job(database, dataset=new_id())
             runs = [client.create_run(experiment).info.run_id for _ in range(3)]
-            ways["ours"].append(rate(lambda some, claim=claim: write_ours(database, claim, some), points))  # type: ignore[misc]
-            ways["log_batch"].append(rate(lambda some, run=runs[0]: write_batches(client.log_batch, run, some), few))  # type: ignore[misc]
-            ways["store"].append(rate(lambda some, run=runs[1]: write_batches(store.log_batch, run, some), few))  # type: ignore[misc]
-            ways["log_metric"].append(
-                rate(lambda some, run=runs[2]: write_single(client, run, some), few[: arguments.single])
-            )  # type: ignore[misc]
+            ways["ours"].append(rate(partial(write_ours, database, claim), points))
+            ways["log_batch"].append(rate(partial(write_batches, client.log_batch, runs[0]), few))
+            ways["store"].append(rate(partial(write_batches, store.log_batch, runs[1]), few))
+            ways["log_metric"].append(rate(partial(write_single, client, runs[2]), few[: arguments.single]))
         write_ours(database, claim, long_series(arguments.long))
         write_batches(client.log_batch, runs[0], long_series(arguments.long))
     database.close()

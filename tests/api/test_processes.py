@@ -36,7 +36,7 @@ class Pair:
     database: Database
 
     def submit(self) -> str:
-        return str(httpx.post(f"{self.urls[0]}/jobs", json=SPEC).raise_for_status().json()["id"])
+        return str(httpx.post(f"{self.urls[0]}/jobs", json=SPEC, timeout=60).raise_for_status().json()["id"])
 
 
 def free_port() -> int:
@@ -48,7 +48,7 @@ def free_port() -> int:
 def wait_until_up(url: str, process: "subprocess.Popen[bytes]") -> None:
     while process.poll() is None:
         try:
-            httpx.get(f"{url}/healthz").raise_for_status()
+            httpx.get(f"{url}/healthz", timeout=60).raise_for_status()
             return
         except httpx.TransportError:
             time.sleep(0.1)
@@ -171,7 +171,7 @@ def test_hundreds_of_listeners_of_one_process_hold_no_connection(pair: Pair) -> 
         if kind == "postgresql":
             # All listen, and yet there are moments in which no connection is in use.
             assert any(connections_in_use(pair) == 0 or time.sleep(0.05) for _ in range(100))
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             assert (await client.get(f"{pair.urls[0]}/jobs")).status_code == 200
         await asyncio.to_thread(finish)
         await asyncio.gather(*(stream.until('data: {"reason":"ended"}') for stream in streams))
@@ -201,4 +201,4 @@ def test_a_server_that_stops_ends_its_streams_with_a_word(pair: Pair) -> None:
     assert b'event: end\ndata: {"reason":"shutdown"}' in events
     assert events.endswith(b"0\r\n\r\n")
     assert log.endswith(b"0\r\n\r\n")
-    assert pair.processes[1].wait(30) == -signal.SIGTERM  # uvicorn ends by the signal that it was sent
+    assert pair.processes[1].wait(60) == 0
