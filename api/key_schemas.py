@@ -3,13 +3,13 @@
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.schemas import Out
-from tid_core.fields import Whole
+from tid_core.fields import whole
 
 KeyScope = Literal["read", "write", "admin"]
-_Limit = Annotated[Whole, Field(ge=0, le=1_000_000)]
+_Limit = Annotated[int, Field(strict=True, ge=0, le=1_000_000), BeforeValidator(whole)]
 
 
 class KeyIn(BaseModel):

@@ -7,13 +7,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from tid_core.text import plain_text
 
 
-def _whole(number: Any) -> Any:
+def whole(number: Any) -> Any:
     """JSON has one kind of number: 8.0 is an integer there."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 Text = Annotated[str, AfterValidator(plain_text)]
-Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
+Whole = Annotated[int, BeforeValidator(whole), Field(strict=True)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
