@@ -20,6 +20,8 @@ from tests.fuzz import documents
 from tests.fuzz.seeded import Known
 
 ALL = frozenset({"examples", "coverage", "fuzzing", "stateful"})
+LONG = 20
+"""Examples from which on time does not matter."""
 PROBLEM = {"type", "title", "status", "detail", "code", "errors", "request_id"}
 LISTS_OF_TEXT = {"name", "method"}
 _IN_QUERY = re.compile(r"Invalid component: parameters? ([`\w, ]+) in query")
@@ -90,7 +92,7 @@ def _config(
     known: Known, examples: int, phases: Collection[str], key: str | None, without: Collection[str]
 ) -> dict[str, Any]:
     names = known.by_parameter()
-    generation = {"max-examples": examples, "deterministic": True, "database": "none", "no-shrink": examples < 50}
+    generation = {"max-examples": examples, "deterministic": True, "database": "none", "no-shrink": examples < LONG}
     return {
         "seed": 1,
         "continue-on-failure": True,
@@ -104,12 +106,14 @@ def _config(
         "request-timeout": 10,
         "dictionaries": {name: {"values": list(values)} for name, values in names.items()},
         "parameters": {f"path.{name}": {"dictionary": name, "probability": 0.7} for name in names},
-        # There is no broker, and its description says that this is a 503.
         "operations": [
+            # There is no broker, and its description says that this is a 503.
             {
                 "include-path": "/readyz",
                 "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "4xx", "503"]}},
-            }
+            },
+            # Every value of every setting of a job: two thirds of all the time.
+            {"include-name": "POST /jobs", "phases": {"coverage": {"enabled": examples >= LONG}}},
         ],
     }
 

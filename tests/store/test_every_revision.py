@@ -118,6 +118,7 @@ def read(client: TestClient, revision: str) -> None:
     assert client.get(f"/jobs/{DONE}").json()["best_ap"] == 0.1 + 0.2
 
 
+@pytest.mark.parametrize("filled", REVISIONS[:1], indirect=True)
 def test_two_processes_at_once(filled: tuple[str, str]) -> None:
     url, revision = filled
     before = within(url, everything)
