@@ -222,6 +222,7 @@ def compare(pair: Databases, home: Path, arguments: argparse.Namespace) -> None:
     ids = fill(pair.ours)
     streams = [f"/jobs/{ids[number % len(ids)]}/events" for number in range(arguments.clients)]
     with our_server(pair.ours, home) as url:
+        asyncio.run(load(url, our_requests(ids), (), 50, 10, 2))  # what is loaded at the first request of a kind
         for rate in arguments.rates:
             took = asyncio.run(load(url, our_requests(ids), streams, rate, arguments.clients, arguments.seconds))
             tell(f"ours, {pair.kind}, {rate:g}/s asked, {load_average()}", took, arguments.seconds, by_kind=True)
@@ -229,6 +230,7 @@ def compare(pair: Databases, home: Path, arguments: argparse.Namespace) -> None:
         return
     with mlflow_server(pair.rivals, home, workers=1) as url:
         experiment, runs = fill_rival(url)
+        asyncio.run(load(url, rival_requests(experiment, runs), (), 50, 10, 2))
         for rate in arguments.rates:
             requests = rival_requests(experiment, runs)
             took = asyncio.run(load(url, requests, (), rate, arguments.clients, arguments.seconds))
