@@ -30,7 +30,7 @@ from tid_core.data.synthetic import write_demo_data
 
 log = logging.getLogger("chaos")
 
-DISK_MIB = 256
+DISK_MIB = 1024
 AT_ONCE = 3
 TWICE = 0.15
 RARELY = {"job cancelled": 0.15}  # a cancelled job shows least
