@@ -275,7 +275,7 @@ class ResourcesSpec(Model):
         "default", description="Workers of this queue take the job.", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$"
     )
     priority: Annotated[int, Field(ge=0, le=9)] = Field(
-        5, description="Of the jobs that wait in a queue those with the lowest number go first, the oldest before others."
+        5, description="Of the jobs that wait in a queue the lowest number goes first; of equals, the oldest."
     )
     max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(3, description="Attempts before the job fails for good.")
 
