@@ -6,11 +6,11 @@ from contextlib import suppress
 
 import uvicorn
 
-from api import binding
-from api.access import MAX_HEAD_BYTES
 from api.app import create_app
+from api.gate import binding
+from api.gate.access import MAX_HEAD_BYTES
 from api.serving import Server
-from store import log_lines
+from store.monitoring import log_lines
 from store.settings import SettingsError, load_settings
 
 

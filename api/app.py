@@ -6,10 +6,10 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 from api import documents, problems
-from api.guard import GuardMiddleware
-from api.instruments import Instruments
+from api.gate.guard import GuardMiddleware
 from api.lifespan import lifespan
 from api.middleware import EdgeMiddleware
+from api.monitoring.instruments import Instruments
 from api.naming import operation_id
 from api.queries import check_query
 from api.routers import (

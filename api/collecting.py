@@ -6,8 +6,8 @@ from threading import Event, Thread
 
 from api.deps import Parts
 from store import leases
-from store.garbage import LEASE
-from store.gc import collect
+from store.upkeep.garbage import LEASE
+from store.upkeep.gc import collect
 
 log = logging.getLogger("api.gc")
 

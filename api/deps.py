@@ -8,10 +8,10 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from api.doorbell import Doorbell
-from api.hub import Hub
+from api.gate.keyring import KeyRing
+from api.gate.trail import Trail
 from api.idempotency import InFlight
-from api.keyring import KeyRing
-from api.trail import Trail
+from api.streams.hub import Hub
 from store.artifacts import ArtifactStore
 from store.db import Database
 from store.settings import Settings

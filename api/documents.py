@@ -6,7 +6,7 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse, Response
 
-from api.access import of_path
+from api.gate.access import of_path
 from api.problems import MEDIA_TYPE, ProblemError
 from api.schemas import ProblemDetails
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header
 
-from api.callers import CALLER
+from api.gate.callers import CALLER
 from store.errors import IdempotencyInFlight
 
 REPLAYED = "Idempotency-Replayed"

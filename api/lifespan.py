@@ -10,19 +10,19 @@ from starlette.concurrency import run_in_threadpool
 from api.collecting import Collector
 from api.deps import Parts
 from api.doorbell import Doorbell
-from api.hub import Hub
-from api.indexing import Indexer
-from api.keyring import KeyRing
-from api.readiness import Readiness
+from api.gate.keyring import KeyRing
+from api.gate.stamping import Stamps
+from api.gate.trail import Trail, TrailWriter
+from api.ingest.indexing import Indexer
+from api.monitoring.readiness import Readiness
+from api.monitoring.scraping import Scraper
 from api.reaping import Reaper
-from api.scraping import Scraper
-from api.stamping import Stamps
-from api.trail import Trail, TrailWriter
-from store import tracing
+from api.streams.hub import Hub
 from store.artifacts import FolderArtifacts
 from store.db import Database
-from store.preparing import NotMigrated, prepare_database
+from store.monitoring import tracing
 from store.settings import Settings
+from store.upkeep.preparing import NotMigrated, prepare_database
 
 __all__ = ["NotMigrated", "lifespan"]
 

@@ -12,11 +12,11 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.instruments import Instruments
+from api.monitoring.instruments import Instruments
 from api.naming import operation_of
 from api.problems import ProblemError, internal_problem, problem_response
-from store import tracing
-from store.log_lines import about
+from store.monitoring import tracing
+from store.monitoring.log_lines import about
 
 log = logging.getLogger("api")
 access_log = logging.getLogger("api.access")

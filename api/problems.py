@@ -11,8 +11,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from api.allowed import allowed_methods
-from api.callers import CALLER
+from api.gate.allowed import allowed_methods
+from api.gate.callers import CALLER
 from api.schemas import FieldProblem, ProblemDetails
 from api.validation import field_problems
 from store.errors import (
@@ -25,7 +25,7 @@ from store.errors import (
     StoreError,
     TeacherNotReady,
 )
-from store.log_lines import without_secrets
+from store.monitoring.log_lines import without_secrets
 from store.states import IllegalTransition
 
 log = logging.getLogger("api")

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import Request
 
-from api.allowed import operations_at
+from api.gate.allowed import operations_at
 from api.problems import ProblemError
 from api.schemas import FieldProblem
 

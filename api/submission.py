@@ -12,9 +12,10 @@ from api.deps import Parts
 from api.problems import ProblemError
 from api.schemas import DryRun, FieldProblem, Job, SpecProblem
 from api.views import job_full
-from store import datasets, idempotency, jobs, tracing
+from store import datasets, idempotency, jobs
 from store.errors import NotFound, OutsideRoots, TeacherNotReady
 from store.models import Dataset, Json
+from store.monitoring import tracing
 from tid_core.facts import DatasetFacts
 from tid_core.preflight import TeacherFacts, check
 from tid_core.spec import FileWeights, JobSpec, JobWeights

@@ -20,7 +20,9 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel
 
-from api import key_schemas, schemas, sweep_schemas
+from api import schemas
+from api.gate import schemas as key_schemas
+from api.sweeps import schemas as sweep_schemas
 from client import sse
 from client.credentials import find_key
 from client.datasets import OnProgress, upload, wait_until_ready

@@ -13,12 +13,12 @@ import typer
 
 
 def run_store(name: str, arguments: Sequence[str], home: Path | None) -> None:
-    """Run `python -m store.NAME`, which prints for itself, with TID_HOME where that is given.
+    """Run `python -m store.upkeep.NAME`, which prints for itself, with TID_HOME where that is given.
 
     Raises:
         typer.Exit: it ended with another code than 0.
     """
-    command = [sys.executable, "-m", f"store.{name}", *arguments]
+    command = [sys.executable, "-m", f"store.upkeep.{name}", *arguments]
     place = {} if home is None else {"TID_HOME": str(home.expanduser().resolve())}
     sys.stdout.flush()
     code = subprocess.run(command, env={**os.environ, **place}, check=False).returncode

@@ -15,7 +15,7 @@ from client.pictures import BLUE, FAINT, INK, ORANGE, VERMILION, heading, new_fi
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from api.sweep_schemas import SweepReport, SweepRow
+    from api.sweeps.schemas import SweepReport, SweepRow
 
 MAX_ROWS = 60
 GREY = "#5b6670"

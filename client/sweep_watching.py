@@ -14,7 +14,7 @@ from rich.table import Table
 from client.console import FAILED, STATE_STYLES, ap, complain, out, say, span
 
 if TYPE_CHECKING:
-    from api.sweep_schemas import Sweep, SweepJob
+    from api.sweeps.schemas import Sweep, SweepJob
     from client.client import Client
 
 POLL_SECONDS = 2.0

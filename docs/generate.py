@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from api.instruments import GAUGES, REQUEST_LABELS, Instruments
+from api.monitoring.instruments import GAUGES, REQUEST_LABELS, Instruments
 from api.openapi import text as openapi_text
 from docs.recipes_page import recipes_page
 from store.reasons import BY_REQUEST, FINAL, TRIED_AGAIN

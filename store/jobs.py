@@ -8,11 +8,11 @@ from sqlalchemy import ColumnElement, SQLColumnExpression, literal, select, tupl
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from store import tracing
 from store.db import UTCTime, db_now
 from store.errors import IdempotencyConflict, NotFound, TeacherNotReady
 from store.fencing import locked, move
 from store.models import Checkpoint, Job, Json
+from store.monitoring import tracing
 from store.reasons import USER
 from store.states import ACTIONS, Action, NotPossible, State
 from tid_core.spec import JobSpec, JobWeights

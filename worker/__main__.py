@@ -7,7 +7,7 @@ from store.settings import SettingsError
 
 def main() -> int:
     try:
-        from store import log_lines
+        from store.monitoring import log_lines
         from worker.app import SETTINGS, app
     except SettingsError as error:
         print(f"the settings of this worker cannot be used: {error}", file=sys.stderr)  # noqa: T201

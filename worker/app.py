@@ -15,7 +15,7 @@ from celery.worker import state
 from celery.worker.request import Request
 from kombu.entity import Queue
 
-from store import log_lines, tracing
+from store.monitoring import log_lines, tracing
 from store.settings import load_as
 from worker.deaf import DeafCheck
 from worker.presence import Presence

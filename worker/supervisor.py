@@ -17,8 +17,8 @@ from store import claims, resume_states, workers
 from store.db import Database
 from store.errors import LeaseLost
 from store.fencing import Claim
-from store.log_lines import about
 from store.models import Draining
+from store.monitoring.log_lines import about
 from store.reasons import USER, WORKER_ERROR
 from store.states import Outcome, State
 from tid_core.events import TrainingFailure

@@ -8,11 +8,11 @@ from typing import Any, Self
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from store import tracing
 from store.db import Database
 from store.fencing import Claim
-from store.log_lines import about
 from store.models import Attempt, Job
+from store.monitoring import tracing
+from store.monitoring.log_lines import about
 from tid_core.events import Event, Metrics, Started
 
 

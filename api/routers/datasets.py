@@ -9,11 +9,11 @@ from fastapi import Query, Request, Response
 from api import paging
 from api.deps import PartsDep, ReadSession
 from api.downloads import file_answer
+from api.ingest.receiving import receive
+from api.ingest.upload_folder import delete_files
 from api.problems import ProblemError, of_store
-from api.receiving import receive
 from api.routing import Router
 from api.schemas import Dataset, DatasetIn, FieldProblem, Page
-from api.upload_folder import delete_files
 from api.views import dataset_full
 from store import datasets
 from store.errors import OutsideRoots

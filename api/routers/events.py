@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.deps import PartsDep
-from api.feed import JobFeed, Listener
+from api.streams.feed import JobFeed, Listener
 from store import jobs
 
 log = logging.getLogger("api.events")

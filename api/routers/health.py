@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Request, Response
 
-from api.callers import CALLER
-from api.readiness import Readiness as Checks
+from api.gate.callers import CALLER
+from api.monitoring.readiness import Readiness as Checks
 from api.schemas import Dependency, Health, Readiness
 
 router = APIRouter(tags=["health"])

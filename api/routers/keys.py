@@ -6,7 +6,7 @@ from fastapi import Query, Response
 
 from api import paging
 from api.deps import PartsDep, ReadSession
-from api.key_schemas import AuditEntry, Key, KeyIn, NewKey
+from api.gate.schemas import AuditEntry, Key, KeyIn, NewKey
 from api.routing import Router
 from api.schemas import Page
 from store import audit, keys

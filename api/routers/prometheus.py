@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from api.scraping import Scraper
+from api.monitoring.scraping import Scraper
 
 router = APIRouter(tags=["health"])
 

@@ -7,12 +7,12 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api import log_feed
 from api.deps import PartsDep, ReadSession
 from api.problems import ProblemError
 from api.reports import build_report
 from api.routing import Router
 from api.schemas import Attempt, FieldProblem, Items, LogChunk, Report
+from api.streams import log_feed
 from store import jobs, logs, models
 from store.attempts import Told, of_job
 

@@ -5,15 +5,16 @@ from typing import Annotated, Literal
 from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api import idempotency, paging, sweeping
+from api import idempotency, paging
 from api.deps import PartsDep, ReadSession, WriteSession
 from api.routers.jobs import Text
 from api.routers.results import prefers
 from api.routing import Router
 from api.schemas import Page
-from api.sweep_reports import as_csv, build_report
-from api.sweep_schemas import Sweep, SweepDryRun, SweepReport, SweepSummary
-from api.sweep_views import summaries, sweep_full
+from api.sweeps import submission as sweeping
+from api.sweeps.reports import as_csv, build_report
+from api.sweeps.schemas import Sweep, SweepDryRun, SweepReport, SweepSummary
+from api.sweeps.views import summaries, sweep_full
 from store import sweeps
 from store.jobs import Cursor
 from tid_core.sweep import SweepSpec

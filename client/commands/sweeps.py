@@ -25,7 +25,7 @@ from client.console import (
 )
 
 if TYPE_CHECKING:
-    from api.sweep_schemas import Sweep, SweepDryRun, SweepReport, SweepRow
+    from api.sweeps.schemas import Sweep, SweepDryRun, SweepReport, SweepRow
     from client.client import Client
 
 

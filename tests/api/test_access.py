@@ -10,9 +10,9 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 
-from api import keyring
-from api.access import SCOPES, is_loopback
 from api.app import create_app
+from api.gate import keyring
+from api.gate.access import SCOPES, is_loopback
 from store import keys
 from store.settings import Settings
 

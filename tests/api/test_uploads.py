@@ -232,7 +232,7 @@ def test_an_archive_that_is_refused_leaves_its_report_alone(
 def test_a_full_disk_is_told_before_anything_is_sent(
     server: httpx.Client, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.receiving.RESERVE", 1 << 60)
+    monkeypatch.setattr("api.ingest.receiving.RESERVE", 1 << 60)
     create(server)
     response = server.put("/datasets/pets/archive", content=b"PK\x03\x04" + bytes(1000))
     assert (response.status_code, response.json()["code"]) == (507, "no_space")

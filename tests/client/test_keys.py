@@ -17,8 +17,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from api import binding
-from api import keys as api_keys
+from api.gate import binding
+from api.gate import keys as api_keys
 from client import console
 from client.cli import main
 from client.client import Client

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from api.sweep_schemas import SweepReport, SweepRow, SweepRun
+from api.sweeps.schemas import SweepReport, SweepRow, SweepRun
 from client import sweep_pictures, sweep_watching
 from client.errors import ApiError, NoSuchSweep
 from client.sweep_pictures import draw_sweep

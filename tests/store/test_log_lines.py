@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from store import log_lines
+from store.monitoring import log_lines
 from store.settings import Settings
 
 log = logging.getLogger("worker")

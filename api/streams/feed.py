@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session, load_only
 
-from api.hub import MAX_SECONDS, Hub, Topic
 from api.schemas import EndEvent, GapEvent, MetricsEvent, Progress, StateEvent
+from api.streams.hub import MAX_SECONDS, Hub, Topic
 from api.views import job_warnings, progress_of
 from store import news
 from store.models import Job

@@ -7,8 +7,8 @@ import anyio
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.hub import MAX_SECONDS, Hub, Topic
 from api.schemas import LogChunk
+from api.streams.hub import MAX_SECONDS, Hub, Topic
 from store import logs
 from store.models import Job
 from store.states import ENDED

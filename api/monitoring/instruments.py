@@ -15,7 +15,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
-from store.census import PACE, Census, Queue
+from store.monitoring.census import PACE, Census, Queue
 
 _MOST_QUEUES: Final = 50
 REQUEST_LABELS: Final = ("operation", "status")

@@ -12,11 +12,11 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Delete, Select, delete, func, select
 
-from store import files
 from store.db import Database, db_now
 from store.models import Job, Metric, ResumeState, Worker
 from store.settings import Settings
 from store.states import ENDED
+from store.upkeep import files
 
 LEASE: Final = "gc"
 _DAY: Final = 86_400.0

@@ -9,14 +9,14 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.access import SAFE, Needed, check_head, check_host, check_origin, is_loopback, of_path
-from api.callers import CALLER, Caller
 from api.deps import Parts
-from api.keyring import FRESH_SECONDS, RETRY_SECONDS
+from api.gate.access import SAFE, Needed, check_head, check_host, check_origin, is_loopback, of_path
+from api.gate.callers import CALLER, Caller
+from api.gate.keyring import FRESH_SECONDS, RETRY_SECONDS
+from api.gate.rates import Buckets
 from api.problems import ProblemError, problem_response
-from api.rates import Buckets
-from store.log_lines import about
 from store.models import ApiKey, KeyScope
+from store.monitoring.log_lines import about
 
 log = logging.getLogger("api.access")
 

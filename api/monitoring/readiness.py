@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import select, text
 
 from api.deps import Parts
-from api.limited import Limited
+from api.monitoring.limited import Limited
 from api.schemas import Dependency, DependencyName
 from store import workers
 from store.db import db_now

@@ -17,8 +17,8 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from api.deps import Parts
+from api.ingest.upload_folder import place_of
 from api.problems import ProblemError
-from api.upload_folder import place_of
 from store import datasets
 from store.datasets import Hold
 from store.errors import HoldLost

@@ -5,8 +5,8 @@ from typing import Any, Final
 from sqlalchemy import inspect
 from sqlalchemy.orm import ORMExecuteState, Session
 
-from api.callers import CALLER, Caller
-from api.trail import entry_of
+from api.gate.callers import CALLER, Caller
+from api.gate.trail import entry_of
 from store import keys
 from store.db import Database
 from store.models import ApiKey, AuditEntry, Dataset, Job, Sweep

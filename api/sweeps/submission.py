@@ -10,8 +10,8 @@ from api.deps import Parts
 from api.problems import ProblemError
 from api.schemas import FieldProblem, SpecProblem
 from api.submission import Review, refusal, review_spec
-from api.sweep_schemas import PlannedJob, Sweep, SweepDryRun
-from api.sweep_views import sweep_full
+from api.sweeps.schemas import PlannedJob, Sweep, SweepDryRun
+from api.sweeps.views import sweep_full
 from api.validation import field_problems
 from store import datasets, idempotency, sweeps
 from tid_core.sweep import InvalidPoint, SweepInvalid, SweepJob, SweepSpec, expand, in_points, locate

@@ -1,4 +1,4 @@
-"""`tid gc`: delete what nobody needs any more. `python -m store.gc [--dry-run] [--strangers]`."""
+"""`tid gc`: delete what nobody needs any more. `python -m store.upkeep.gc [--dry-run] [--strangers]`."""
 
 import argparse
 import sys
@@ -9,9 +9,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from store.db import Database
 from store.errors import StoreError
-from store.garbage import Kind, Waste, find
 from store.settings import Settings, SettingsError, load_settings
 from store.upgrade import open_current
+from store.upkeep.garbage import Kind, Waste, find
 
 
 class Total(NamedTuple):

@@ -4,10 +4,10 @@ import logging
 import time
 from threading import Event, Thread
 
-from api import upload_folder
 from api.deps import Parts
-from api.index_run import IndexRun
-from api.upload_folder import Place
+from api.ingest import upload_folder
+from api.ingest.index_run import IndexRun
+from api.ingest.upload_folder import Place
 from store import datasets
 from store.models import Dataset
 

@@ -9,13 +9,13 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import update
 
-from api.access import SAFE
-from api.callers import Caller
-from api.keyring import KeyRing
+from api.gate.access import SAFE
+from api.gate.callers import Caller
+from api.gate.keyring import KeyRing
 from store import audit, keys
 from store.db import Database
-from store.log_lines import without_secrets
 from store.models import AuditEntry, Json
+from store.monitoring.log_lines import without_secrets
 from store.text import storable
 
 log = logging.getLogger("api.audit")

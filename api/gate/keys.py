@@ -1,4 +1,4 @@
-"""`python -m api.keys`, which `tid keys` calls: API keys made, listed and revoked in the database itself.
+"""`python -m api.gate.keys`, which `tid keys` calls: API keys made, listed and revoked in the database itself.
 
 The first key has to come from somewhere, and who can write to the database needs none.
 """
@@ -18,8 +18,8 @@ from store import audit, keys
 from store.db import Database
 from store.errors import NotFound
 from store.models import ApiKey
-from store.preparing import NotMigrated, prepare_database
 from store.settings import SettingsError, load_settings
+from store.upkeep.preparing import NotMigrated, prepare_database
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _LONGEST = timedelta(days=36_500)

@@ -17,9 +17,9 @@ from typing import Any
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from api import children
 from api.deps import Parts
-from api.upload_folder import delete_files, index_key, place_of
+from api.ingest import children
+from api.ingest.upload_folder import delete_files, index_key, place_of
 from store import datasets
 from store.datasets import Hold
 from store.errors import HoldLost, OutsideRoots

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.schemas import JobWarning
-from api.sweep_schemas import Sweep, SweepJob, SweepSummary
+from api.sweeps.schemas import Sweep, SweepJob, SweepSummary
 from api.views import job_warnings, progress_of
 from store import models, sweeps
 from store.states import ENDED, State

@@ -5,7 +5,7 @@ from pathlib import Path
 from sqlalchemy import inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.access import is_loopback
+from api.gate.access import is_loopback
 from store import keys
 from store.db import Database
 from store.settings import Settings

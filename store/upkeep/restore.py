@@ -1,4 +1,4 @@
-"""`tid restore`: a backup becomes the database and the files of a service. `python -m store.restore SRC`.
+"""`tid restore`: a backup becomes the database and the files of a service. `python -m store.upkeep.restore SRC`.
 
 What was going on when the backup was made is not going on now: jobs that had an owner wait in the queue again, from
 their newest state, and workers, leases and holds are forgotten.
@@ -21,9 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from store.artifacts import sync_folder
-from store.backup import FORMAT, MANIFEST
 from store.db import Database, db_now
-from store.dumps import load_postgres
 from store.endings import let_go
 from store.errors import BackupError, StoreError
 from store.models import Dataset, Job, Lease, ResumeState, Worker
@@ -31,6 +29,8 @@ from store.reasons import RESTORED
 from store.settings import Settings, SettingsError, load_settings
 from store.states import WITHOUT_WORKER, Outcome, State
 from store.upgrade import revisions, upgrade
+from store.upkeep.backup import FORMAT, MANIFEST
+from store.upkeep.dumps import load_postgres
 
 _LOCK: Final = "tid.lock"
 Tell = Callable[[str], None]

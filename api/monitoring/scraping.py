@@ -7,9 +7,9 @@ from typing import Final
 from prometheus_client import generate_latest
 
 from api.deps import Parts
-from api.instruments import Instruments
-from api.limited import Limited
-from store import census
+from api.monitoring.instruments import Instruments
+from api.monitoring.limited import Limited
+from store.monitoring import census
 
 log = logging.getLogger("api.scraping")
 

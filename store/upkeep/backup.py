@@ -1,4 +1,4 @@
-"""`tid backup`: the database and the files that it names, as a folder. `python -m store.backup DEST [--no-artifacts]`.
+"""`tid backup`: the database and the files that it names, as a folder. `python -m store.upkeep.backup DEST`.
 
 The service may run meanwhile. The database is copied as it is at one moment; files never change once they are there,
 but those of a running job are replaced by newer ones and deleted. Where one has gone before it was copied, the database
@@ -21,11 +21,11 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from store.artifacts import sync_folder
-from store.dumps import Dump, dump
 from store.errors import BackupError, StoreError
-from store.gc import human
 from store.settings import Settings, SettingsError, load_settings
 from store.upgrade import open_current
+from store.upkeep.dumps import Dump, dump
+from store.upkeep.gc import human
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1

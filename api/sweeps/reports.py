@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy.orm import Session
 
-from api.sweep_runs import Run, read_runs
-from api.sweep_schemas import Remark, SweepReport, SweepRow, SweepRun
+from api.sweeps.runs import Run, read_runs
+from api.sweeps.schemas import Remark, SweepReport, SweepRow, SweepRun
 from store import sweeps
 from store.models import Job, Sweep
 from store.states import ENDED

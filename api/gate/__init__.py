@@ -1,0 +1,1 @@
+"""Who gets in: keys, scopes, rates, and the trail of what was written."""

@@ -1,0 +1,1 @@
+"""What is followed live: events and logs, read once for all who listen."""

@@ -1,0 +1,1 @@
+"""Sweeps: from a sweep to its jobs, and back to one report."""
