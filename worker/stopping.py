@@ -46,8 +46,8 @@ class StopRequest:
         if wanted is None or self.reason is Reason.CANCEL or (self.reason is not None and wanted is not Reason.CANCEL):
             return
         self.reason = wanted
-        grace = self._cancelled if wanted is Reason.CANCEL else self._saving
-        self._deadline = min(self._deadline, time.monotonic() + grace)
+        if self._told_at is not None:
+            self._deadline = min(self._deadline, time.monotonic() + self._grace())
 
     def apply(self, child: Child, *, finished: bool) -> None:
         """SIGTERM when the request is new, SIGKILL when its time is over.
@@ -60,7 +60,7 @@ class StopRequest:
             if now - self._finished_at > _LINGER_SECONDS:
                 child.kill()
         elif self.reason is not None and self._told_at is None:
-            self._told_at = now
+            self._told_at, self._deadline = now, now + self._grace()
             child.terminate()
         elif self.reason is not None and now > self._deadline:
             self._killed = True
@@ -78,6 +78,10 @@ class StopRequest:
         if self._killed:
             return f"the training had not ended {after} and was killed (SIGKILL); what it saved before is kept"
         return f"the training saved its state and ended {after}" if finished else f"the training ended {after}"
+
+    def _grace(self) -> float:
+        """Seconds from SIGTERM to SIGKILL."""
+        return self._cancelled if self.reason is Reason.CANCEL else self._saving
 
 
 def _wanted(state: State, shutting_down: bool, draining: Draining | None) -> Reason | None:

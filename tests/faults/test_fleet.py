@@ -74,7 +74,8 @@ def test_what_takes_no_worker_costs_no_attempt(fleet: Fleet, reference: Result) 
     """Messages, API, Valkey and PostgreSQL are lost, the training is frozen: longer than the lease, one by one."""
     with redis.Redis(unix_socket_path=str(fleet.socket)) as broker:
         frozen = [pid for worker in fleet.workers for pid in fleet.pool(worker)]
-        processes.send(signal.SIGSTOP, frozen)  # so that nobody hears the message before it is lost
+        processes.send(signal.SIGSTOP, frozen)  # so that nobody hears the message before it is lost,
+        fleet.wait_for(lambda: broker.info("clients")["blocked_clients"] == 0)  # also none that asked before it froze
         job = Watched(fleet, "endures")
         fleet.wait_for(lambda: broker.delete("default"))
         processes.send(signal.SIGCONT, frozen)

@@ -118,7 +118,7 @@ def test_traces_that_nobody_collects_cost_nothing() -> None:
 import logging, os, sys
 logging.basicConfig()
 import api.app, worker.supervisor
-from store import tracing
+from store.monitoring import tracing
 tracing.configure("tid-api")
 with tracing.span("anything", tid__job_id="x") as span:
     assert span is None and tracing.traceparent() is None and tracing.open_span("more") is None
