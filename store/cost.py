@@ -3,11 +3,30 @@
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
-from sqlalchemy import BigInteger, func, select, type_coerce
+from sqlalchemy import BigInteger, BindParameter, bindparam, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from store.db import db_now
 from store.models import Attempt, Job, MetricLatest
+
+# Made once: every page of a list asks them.
+_IDS: Final[BindParameter[list[str]]] = bindparam("ids", expanding=True)
+_ENDED: Final = func.coalesce(Attempt.ended_at, db_now())
+_MICROSECONDS: Final = func.sum(type_coerce(_ENDED, BigInteger) - type_coerce(Attempt.started_at, BigInteger))
+_SPENT: Final = (
+    select(Job.id, Job.run_facts, _MICROSECONDS)
+    .join(Attempt, Attempt.job_id == Job.id)
+    .where(Job.id.in_(_IDS))
+    .group_by(Job.id)
+)
+_MEASURED: Final = {
+    "throughput/images_per_second": "images_per_second",
+    "time/teacher_share": "teacher_share",
+    "memory/peak_bytes": "peak_memory_bytes",
+}
+_LATEST: Final = select(MetricLatest.job_id, MetricLatest.name, MetricLatest.value).where(
+    MetricLatest.job_id.in_(_IDS), MetricLatest.name.in_(_MEASURED)
+)
 
 
 def gpu_seconds(job_ids: Collection[str], *, session: Session) -> dict[str, float]:
@@ -18,13 +37,8 @@ def gpu_seconds(job_ids: Collection[str], *, session: Session) -> dict[str, floa
     its end, one that runs to now, both by the database's clock, and one that was lost until its lease was over. How
     many processes there are is what the job's last start said, and 1 before the first.
     """
-    ended = func.coalesce(Attempt.ended_at, db_now())
-    microseconds = func.sum(type_coerce(ended, BigInteger) - type_coerce(Attempt.started_at, BigInteger))
-    statement = (
-        select(Job.id, Job.run_facts, microseconds).join(Attempt, Attempt.job_id == Job.id).where(Job.id.in_(job_ids))
-    )
     spent = dict.fromkeys(job_ids, 0.0)
-    for job_id, facts, total in session.execute(statement.group_by(Job.id)):
+    for job_id, facts, total in session.execute(_SPENT, {"ids": list(job_ids)}):
         spent[job_id] = max(0, int(total)) / 1e6 * int((facts or {}).get("processes", 1))
     return spent
 
@@ -38,19 +52,10 @@ class Cost(NamedTuple):
     peak_memory_bytes: float | None
 
 
-_MEASURED: Final = {
-    "throughput/images_per_second": "images_per_second",
-    "time/teacher_share": "teacher_share",
-    "memory/peak_bytes": "peak_memory_bytes",
-}
-
-
 def costs(job_ids: Collection[str], *, session: Session) -> dict[str, Cost]:
     """`gpu_seconds`, and what the training last said of its speed and memory; no series is read for it."""
-    statement = select(MetricLatest.job_id, MetricLatest.name, MetricLatest.value)
-    wanted = statement.where(MetricLatest.job_id.in_(job_ids), MetricLatest.name.in_(_MEASURED))
     told: dict[str, dict[str, float]] = {job_id: {} for job_id in job_ids}
-    for job_id, name, value in session.execute(wanted):
+    for job_id, name, value in session.execute(_LATEST, {"ids": list(job_ids)}):
         told[job_id][_MEASURED[name]] = value
     spent = gpu_seconds(job_ids, session=session)
     nothing = dict.fromkeys(_MEASURED.values())
