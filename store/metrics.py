@@ -1,11 +1,11 @@
 """Metric series: written in batches by the owner of a job, read whole, since a step, or thinned for a chart."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Select, delete, func, literal, select, union, update
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, delete, func, select, union, update
 from sqlalchemy.orm import Session
 
 from store.db import db_now, upsert
@@ -104,7 +104,8 @@ def supersede(claim: Claim, step: int, *, session: Session) -> float | None:
     )
     session.execute(delete(MetricLatest).where(MetricLatest.job_id == claim.job_id))
     for name in names:
-        newest = _samples(_points(claim.job_id, name).order_by(Metric.step.desc()).limit(1), session=session)
+        which = {"job_id": claim.job_id, "series": name, "since": _BEFORE_ALL}
+        newest = _samples(_LAST, which, session=session)
         _record_latest(claim.job_id, [Point(name, *sample) for sample in newest], at, session=session)
     valid = (Metric.job_id == claim.job_id, Metric.name == BEST, ~Metric.superseded)
     return session.scalar(select(func.max(Metric.value)).where(*valid))
@@ -140,42 +141,48 @@ def read(
     Raises:
         ValueError: max_points < 2.
     """
-    points = _points(job_id, name)
-    if since_step is not None:
-        points = points.where(Metric.step > since_step)
-    in_order = points.order_by(Metric.step)
+    which = {"job_id": job_id, "series": name, "since": _BEFORE_ALL if since_step is None else since_step}
     if max_points is None:
-        return _samples(in_order, session=session)
+        return _samples(_IN_ORDER, which, session=session)
     if max_points < 2:
         raise ValueError(f"max_points ({max_points}) must be at least 2: the first and the last point are always given")
-    if session.execute(in_order.offset(max_points).limit(1)).first() is None:
-        return _samples(in_order, session=session)
-    (head,) = _samples(in_order.limit(1), session=session)
-    (tail,) = _samples(points.order_by(Metric.step.desc()).limit(1), session=session)
-    extremes = _extremes(job_id, name, head.step, tail.step, (max_points - 2) // 2, session=session)
+    if not _samples(_ONE_FURTHER, {**which, "further": max_points}, session=session):
+        return _samples(_IN_ORDER, which, session=session)
+    (head,) = _samples(_FIRST, which, session=session)
+    (tail,) = _samples(_LAST, which, session=session)
+    extremes: list[Sample] = []
+    if num_ranges := (max_points - 2) // 2:
+        ranges = {"first": head.step, "last": tail.step, "width": (tail.step - head.step) // num_ranges + 1}
+        extremes = _samples(_EXTREMES, {**which, **ranges}, session=session)
     return sorted({head, *extremes, tail})
 
 
-def _extremes(job_id: str, name: str, first: int, last: int, num_ranges: int, *, session: Session) -> list[Sample]:
+def _samples(statement: Select[int, int, float], values: Mapping[str, Any], *, session: Session) -> list[Sample]:
+    """Without the ORM, which does more for each row than reading it takes."""
+    return list(map(Sample._make, session.connection().execute(statement, values)))
+
+
+def _extremes() -> Select[int, int, float]:
     """The lowest and the highest point of each range of steps, found by the database in one statement."""
-    if num_ranges == 0:
-        return []
-    width = (last - first) // num_ranges + 1
-    ranges = select(literal(first, BigInteger).label("low")).cte("ranges", recursive=True)
+    first, last, width = (bindparam(name, type_=BigInteger) for name in ("first", "last", "width"))
+    ranges = select(first.label("low")).cte("ranges", recursive=True)
     ranges = ranges.union_all(select(ranges.c.low + width).where(ranges.c.low + width <= last))
     # Ranges of the primary key, each sorted by itself: cheaper than grouping the series, on both databases.
-    inside = _points(job_id, name).with_only_columns(Metric.step)
-    inside = inside.where(Metric.step >= ranges.c.low, Metric.step < ranges.c.low + width).limit(1)
+    inside = select(Metric.step).where(*_SERIES, Metric.step >= ranges.c.low, Metric.step < ranges.c.low + width)
+    inside = inside.limit(1)
     lowest = select(inside.order_by(Metric.value, Metric.step).correlate(ranges).scalar_subquery().label("step"))
     highest = select(inside.order_by(Metric.value.desc(), Metric.step).correlate(ranges).scalar_subquery())
     steps = union(lowest.select_from(ranges), highest.select_from(ranges)).cte("extremes")
-    return _samples(_points(job_id, name).join(steps, steps.c.step == Metric.step), session=session)
+    return _POINTS.join(steps, steps.c.step == Metric.step)
 
 
-def _samples(statement: Select[int, int, float], *, session: Session) -> list[Sample]:
-    return [Sample(*row) for row in session.execute(statement)]
-
-
-def _points(job_id: str, name: str) -> Select[int, int, float]:
-    valid = (Metric.job_id == job_id, Metric.name == name, ~Metric.superseded)
-    return select(Metric.step, Metric.epoch, Metric.value).where(*valid)
+# Made once: to build the largest takes longer than to run it.
+_BEFORE_ALL: Final = -(1 << 62)
+_SERIES: Final = (Metric.job_id == bindparam("job_id"), Metric.name == bindparam("series"), ~Metric.superseded)
+_POINTS: Final = select(Metric.step, Metric.epoch, Metric.value).where(*_SERIES)
+_SINCE: Final = _POINTS.where(Metric.step > bindparam("since"))
+_IN_ORDER: Final = _SINCE.order_by(Metric.step)
+_FIRST: Final = _IN_ORDER.limit(1)
+_LAST: Final = _SINCE.order_by(Metric.step.desc()).limit(1)
+_ONE_FURTHER: Final = _IN_ORDER.limit(1).offset(bindparam("further"))
+_EXTREMES: Final = _extremes()

@@ -3,17 +3,18 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 from fastapi.responses import Response, StreamingResponse
+from pydantic_core import to_json
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.deps import PartsDep
 from api.routers.results import prefers
 from api.routing import Router
-from api.schemas import BestEvaluation, LatestMetric, MetricPoint, Metrics, MetricSeries, MetricsSummary
+from api.schemas import BestEvaluation, LatestMetric, Metrics, MetricsSummary
 from store import jobs, metrics
 from store.db import Database
 from store.models import Metric
@@ -50,7 +51,7 @@ def read(
     format: Annotated[  # noqa: A002
         Literal["json", "csv"] | None, Query(description="Overrides the Accept header.")
     ] = None,
-) -> Metrics | Response:
+) -> Response:
     """Series of the job, and a summary with the newest value of every series and the best mAP.
 
     Points of a lost attempt beyond the step that the next one resumed from are left out. A series that has no
@@ -62,7 +63,9 @@ def read(
         if not prefers(request, format, "csv", "text/csv"):
             limit = max_points or DEFAULT_POINTS
             series = _series(job_id, wanted, since_step, limit, session=session)
-            return Metrics(series=series, summary=_summary(job_id, session=session))
+            summary = _summary(job_id, session=session)
+            # What `Metrics` looks like: a model for each point would take longer than everything else.
+            return Response(to_json({"series": series, "summary": summary}), media_type="application/json")
     lines = _csv(job_id, wanted, since_step, max_points, parts.database)
     headers = {"Content-Disposition": f'attachment; filename="{job_id}-metrics.csv"'}
     return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
@@ -78,7 +81,7 @@ def _matching(known: Sequence[str], wanted: Sequence[str] | None) -> list[str]:
 
 def _series(
     job_id: str, names: Sequence[str], since: int | None, max_points: int, *, session: Session
-) -> list[MetricSeries]:
+) -> list[dict[str, Any]]:
     counted = select(Metric.name, func.count()).where(Metric.job_id == job_id, Metric.name.in_(names))
     if since is not None:
         counted = counted.where(Metric.step > since)
@@ -87,8 +90,8 @@ def _series(
     series = []
     for name in names:
         samples = metrics.read(job_id, name, since_step=since, max_points=max_points, session=session)
-        points = [MetricPoint(step=step, epoch=epoch, value=value) for step, epoch, value in samples]
-        series.append(MetricSeries(name=name, points=points, total_points=totals.get(name, 0)))
+        points = [{"step": step, "epoch": epoch, "value": value} for step, epoch, value in samples]
+        series.append({"name": name, "points": points, "total_points": totals.get(name, 0)})
     return series
 
 
