@@ -11,6 +11,9 @@ from store import models, waiting
 from store.cost import costs
 from tid_core.data.options import IndexOptions
 
+_SAME = tuple(name for name in JobSummary.model_fields if hasattr(models.Job, name))
+"""Fields that are columns."""
+
 
 def job_summaries(rows: Sequence[models.Job], parts: Parts, *, session: Session) -> list[JobSummary]:
     spent = costs([row.id for row in rows], session=session)
@@ -54,7 +57,7 @@ def dataset_full(row: models.Dataset) -> Dataset:
 
 
 def _summary(row: models.Job) -> dict[str, Any]:
-    same = {name: getattr(row, name) for name in JobSummary.model_fields if hasattr(row, name)}
+    same = {name: getattr(row, name) for name in _SAME}
     spec = row.spec
     return {
         **same,

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from pydantic_core import from_json
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -29,7 +30,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BUSY_SECONDS = 30
 _READ_ONLY = "tid_read_only"
-_COMMON: Final[dict[str, Any]] = {"hide_parameters": True, "json_serializer": json_text}
+_COMMON: Final[dict[str, Any]] = {
+    "hide_parameters": True,
+    "json_serializer": json_text,
+    "json_deserializer": from_json,  # twice as fast as the standard library's, for lists of jobs with their specs
+}
 WRITES = "tid_writes"
 """Key in the `info` of a session for writing."""
 # Seconds and milliseconds after which a server counts as gone, also one whose host vanished without a word.
