@@ -39,6 +39,16 @@ def test_a_late_batch_does_not_set_the_latest_value_back(world, running):
         assert metrics.latest(running.job_id, session=session)[NAME] == (10, 1, 10.0)
 
 
+def test_a_batch_holds_any_names_steps_and_numbers(world, running):
+    names = ["a,b", '"', "{}", "NULL", "\\", "%s", "?", "é", "a\0b"]
+    points = [Point(name, step, 0, value) for name in names for step, value in ((0, 1), (1, 0.1), (2**40, -5e-324))]
+    with world.database.write() as session:
+        metrics.record(running, points, session=session)
+    for name in names:
+        series = read(world, running, name.replace("\0", "\ufffd"))
+        assert [(s.step, s.value) for s in series] == [(0, 1.0), (1, 0.1), (2**40, -5e-324)], name
+
+
 def test_values_that_are_not_finite_are_left_out(world, running):
     values = [1.0, math.nan, math.inf, -math.inf, 2.0]
     record(world, running, range(5), value=lambda step: values[step])
