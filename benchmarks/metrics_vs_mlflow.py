@@ -2,6 +2,7 @@
 
 uv run --with mlflow python benchmarks/metrics_vs_mlflow.py [--steps N] [--long N] [--rounds R]
 
+One client asks one thing after another, so one process of MLflow's server answers as soon as its usual four would.
 In: SERIES values a step, as a detection training has them.
   ours        `store.metrics.record` of 1000 points a transaction, with its fencing: what a worker does. It writes SQL
               itself; no HTTP lies on its way.
@@ -125,28 +126,27 @@ def spread(numbers: Sequence[float], unit: str) -> str:
     return f"{min(numbers):,.0f} / {statistics.median(numbers):,.0f} / {max(numbers):,.0f} {unit} (min/median/max)"
 
 
-def compare_writing(pair: Databases, home: Path, arguments: argparse.Namespace) -> tuple[str, str]:
+def compare_writing(pair: Databases, home: Path, url: str, arguments: argparse.Namespace) -> tuple[str, str]:
     """Also leaves the long series on both sides; returns our job and the rival's run."""
     from mlflow import MlflowClient
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     database = Database(pair.ours)
-    with mlflow_server(pair.rivals, home, workers=arguments.workers) as url:
-        client = MlflowClient(tracking_uri=url)
-        experiment = client.create_experiment("benchmark")
-        store = SqlAlchemyStore(driver_of(pair.rivals), str(home / "mlruns"))
-        ways: dict[str, list[float]] = {"ours": [], "log_batch": [], "store": [], "log_metric": []}
-        points = values(arguments.steps)
-        few = points[: len(points) // 5]
-        for _ in range(arguments.rounds):
-            claim = running_job(database, dataset=new_id())
-            runs = [client.create_run(experiment).info.run_id for _ in range(3)]
-            ways["ours"].append(rate(partial(write_ours, database, claim), points))
-            ways["log_batch"].append(rate(partial(write_batches, client.log_batch, runs[0]), few))
-            ways["store"].append(rate(partial(write_batches, store.log_batch, runs[1]), few))
-            ways["log_metric"].append(rate(partial(write_single, client, runs[2]), few[: arguments.single]))
-        write_ours(database, claim, long_series(arguments.long))
-        write_batches(client.log_batch, runs[0], long_series(arguments.long))
+    client = MlflowClient(tracking_uri=url)
+    experiment = client.create_experiment("benchmark")
+    store = SqlAlchemyStore(driver_of(pair.rivals), str(home / "mlruns"))
+    ways: dict[str, list[float]] = {"ours": [], "log_batch": [], "store": [], "log_metric": []}
+    points = values(arguments.steps)
+    few = points[: len(points) // 5]
+    for _ in range(arguments.rounds):
+        claim = running_job(database, dataset=new_id())
+        runs = [client.create_run(experiment).info.run_id for _ in range(3)]
+        ways["ours"].append(rate(partial(write_ours, database, claim), points))
+        ways["log_batch"].append(rate(partial(write_batches, client.log_batch, runs[0]), few))
+        ways["store"].append(rate(partial(write_batches, store.log_batch, runs[1]), few))
+        ways["log_metric"].append(rate(partial(write_single, client, runs[2]), few[: arguments.single]))
+    write_ours(database, claim, long_series(arguments.long))
+    write_batches(client.log_batch, runs[0], long_series(arguments.long))
     database.close()
     print(f"{pair.kind}: in, {len(points):,} points for ours, {len(few):,} for MLflow's, {load_average()}")
     for name, rates in ways.items():
@@ -155,9 +155,11 @@ def compare_writing(pair: Databases, home: Path, arguments: argparse.Namespace) 
     return claim.job_id, runs[0]
 
 
-def compare_reading(pair: Databases, home: Path, job_id: str, run_id: str, arguments: argparse.Namespace) -> None:
+def compare_reading(
+    pair: Databases, home: Path, rival: str, job_id: str, run_id: str, arguments: argparse.Namespace
+) -> None:
     rounds = 3 * arguments.rounds
-    with our_server(pair.ours, home) as ours, mlflow_server(pair.rivals, home, workers=arguments.workers) as rival:
+    with our_server(pair.ours, home) as ours:
         ways: dict[str, tuple[Callable[[], int], Callable[[], int]]] = {
             "whole": (lambda: read_ours(ours, job_id, 1_000_000), lambda: read_pages(rival, run_id)),
             "thinned": (lambda: read_ours(ours, job_id, THINNED), lambda: read_interval(rival, run_id)),
@@ -173,17 +175,18 @@ def compare_reading(pair: Databases, home: Path, job_id: str, run_id: str, argum
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5000, help=f"steps of {SERIES} values; MLflow's get a fifth")
-    parser.add_argument("--long", type=int, default=50_000)
-    parser.add_argument("--single", type=int, default=300, help="metrics that are sent one by one")
+    parser.add_argument("--steps", type=int, default=2000, help=f"steps of {SERIES} values; MLflow's get a fifth")
+    parser.add_argument("--long", type=int, default=20_000)
+    parser.add_argument("--single", type=int, default=100, help="metrics that are sent one by one")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=4, help="processes of MLflow's server; 4 is its default")
+    parser.add_argument("--workers", type=int, default=1, help="processes of MLflow's server")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tid-bench-") as folder, databases(Path(folder)) as both:
         for pair in both:
             home = Path(folder) / pair.kind
-            job_id, run_id = compare_writing(pair, home, arguments)
-            compare_reading(pair, home, job_id, run_id, arguments)
+            with mlflow_server(pair.rivals, home, workers=arguments.workers) as url:
+                job_id, run_id = compare_writing(pair, home, url, arguments)
+                compare_reading(pair, home, url, job_id, run_id, arguments)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ def mlflow_server(database_url: str, home: Path, *, workers: int) -> Iterator[st
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", driver_of(database_url)]
     command += ["--default-artifact-root", str(home / "mlruns"), "--port", str(port), "--workers", str(workers)]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"}
+    # Its runners of background jobs are processes of their own, which would only take time away from it.
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     with _process(command, home / "mlflow.log", environment, f"http://127.0.0.1:{port}") as url:
         yield url
 
