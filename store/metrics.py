@@ -146,9 +146,8 @@ def names(job_id: str, *, session: Session) -> list[str]:
 
 def latest(job_id: str, *, session: Session) -> dict[str, Sample]:
     """The newest point of each series, without reading the series."""
-    rows = session.scalars(select(MetricLatest).where(MetricLatest.job_id == job_id))
-    in_order = sorted(rows, key=lambda row: row.name)
-    return {row.name: Sample(row.step, row.epoch, row.value) for row in in_order}
+    rows = session.connection().execute(_LATEST, {"job_id": job_id})
+    return {name: Sample(step, epoch, value) for name, step, epoch, value in sorted(rows)}
 
 
 def read(
@@ -207,3 +206,6 @@ _FIRST: Final = _IN_ORDER.limit(1)
 _LAST: Final = _SINCE.order_by(Metric.step.desc()).limit(1)
 _ONE_FURTHER: Final = _IN_ORDER.limit(1).offset(bindparam("further"))
 _EXTREMES: Final = _extremes()
+_LATEST: Final = select(MetricLatest.name, MetricLatest.step, MetricLatest.epoch, MetricLatest.value).where(
+    MetricLatest.job_id == bindparam("job_id")
+)

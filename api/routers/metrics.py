@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
@@ -17,6 +17,7 @@ from api.routing import Router
 from api.schemas import BestEvaluation, LatestMetric, Metrics, MetricsSummary
 from store import jobs, metrics
 from store.db import Database
+from store.metrics import Sample
 from store.models import Metric
 
 router = Router(prefix="/jobs/{job_id}", tags=["jobs"])
@@ -59,11 +60,12 @@ def read(
     """
     with parts.database.read() as session:
         jobs.get(job_id, session=session)
-        wanted = _matching(metrics.names(job_id, session=session), name)
+        latest = metrics.latest(job_id, session=session)
+        wanted = _matching(list(latest), name)
         if not prefers(request, format, "csv", "text/csv"):
             limit = max_points or DEFAULT_POINTS
             series = _series(job_id, wanted, since_step, limit, session=session)
-            summary = _summary(job_id, session=session)
+            summary = _summary(job_id, latest, session=session)
             # What `Metrics` looks like: a model for each point would take longer than everything else.
             return Response(to_json({"series": series, "summary": summary}), media_type="application/json")
     lines = _csv(job_id, wanted, since_step, max_points, parts.database)
@@ -95,11 +97,7 @@ def _series(
     return series
 
 
-def _summary(job_id: str, *, session: Session) -> MetricsSummary:
-    latest = {
-        name: LatestMetric(step=sample.step, epoch=sample.epoch, value=sample.value)
-        for name, sample in metrics.latest(job_id, session=session).items()
-    }
+def _summary(job_id: str, latest: Mapping[str, Sample], *, session: Session) -> MetricsSummary:
     best = session.execute(
         select(Metric.value, Metric.step, Metric.epoch)
         .where(Metric.job_id == job_id, Metric.name == metrics.BEST, ~Metric.superseded)
@@ -107,7 +105,7 @@ def _summary(job_id: str, *, session: Session) -> MetricsSummary:
         .limit(1)
     ).first()
     return MetricsSummary(
-        latest=latest,
+        latest={name: LatestMetric.model_validate(sample) for name, sample in latest.items()},
         best=None if best is None else BestEvaluation(ap=best.value, step=best.step, epoch=best.epoch),
     )
 
