@@ -88,27 +88,27 @@ def write_single(client: Any, run_id: str, points: Sequence[Point]) -> None:
         client.log_metric(run_id, point.name, point.value, step=point.step)
 
 
-def read_ours(url: str, job_id: str, max_points: int) -> int:
+def read_ours(client: httpx.Client, url: str, job_id: str, max_points: int) -> int:
     params: dict[str, str | int] = {"name": LONG, "max_points": max_points}
-    answer = httpx.get(f"{url}/jobs/{job_id}/metrics", params=params, timeout=60).raise_for_status().json()
+    answer = client.get(f"{url}/jobs/{job_id}/metrics", params=params).raise_for_status().json()
     return len(answer["series"][0]["points"])
 
 
-def read_pages(url: str, run_id: str) -> int:
+def read_pages(client: httpx.Client, url: str, run_id: str) -> int:
     count, token = 0, None
     while token != "":
         params = {"run_id": run_id, "metric_key": LONG} | ({"page_token": token} if token else {})
-        answer = httpx.get(f"{url}/api/2.0/mlflow/metrics/get-history", params=params, timeout=60)
+        answer = client.get(f"{url}/api/2.0/mlflow/metrics/get-history", params=params)
         page = answer.raise_for_status().json()
         count += len(page["metrics"])
         token = page.get("next_page_token", "")
     return count
 
 
-def read_interval(url: str, run_id: str) -> int:
+def read_interval(client: httpx.Client, url: str, run_id: str) -> int:
     params = {"run_ids": run_id, "metric_key": LONG, "max_results": str(THINNED)}
     path = "/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval"
-    answer = httpx.get(url + path, params=params, timeout=60).raise_for_status().json()
+    answer = client.get(url + path, params=params).raise_for_status().json()
     return len(answer["metrics"])
 
 
@@ -159,10 +159,11 @@ def compare_reading(
     pair: Databases, home: Path, rival: str, job_id: str, run_id: str, arguments: argparse.Namespace
 ) -> None:
     rounds = 3 * arguments.rounds
-    with our_server(pair.ours, home) as ours:
+    # A connection to each that is kept, as any page or program does.
+    with our_server(pair.ours, home) as ours, httpx.Client(timeout=60) as client:
         ways: dict[str, tuple[Callable[[], int], Callable[[], int]]] = {
-            "whole": (lambda: read_ours(ours, job_id, 1_000_000), lambda: read_pages(rival, run_id)),
-            "thinned": (lambda: read_ours(ours, job_id, THINNED), lambda: read_interval(rival, run_id)),
+            "whole": (lambda: read_ours(client, ours, job_id, 1_000_000), lambda: read_pages(client, rival, run_id)),
+            "thinned": (lambda: read_ours(client, ours, job_id, THINNED), lambda: read_interval(client, rival, run_id)),
         }
         print(f"{pair.kind}: out, a series of {arguments.long:,} points, {load_average()}")
         for name, (our_way, their_way) in ways.items():
