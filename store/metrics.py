@@ -179,7 +179,7 @@ def read(
 
 def _samples(statement: Select[int, int, float], values: Mapping[str, Any], *, session: Session) -> list[Sample]:
     """Without the ORM, which does more for each row than reading it takes."""
-    return list(map(Sample._make, session.connection().execute(statement, values)))
+    return list(map(Sample._make, session.connection().execute(statement, values).all()))
 
 
 def _extremes() -> Select[int, int, float]:
