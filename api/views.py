@@ -53,7 +53,16 @@ def progress_of(row: models.Job) -> Progress:
 def dataset_full(row: models.Dataset) -> Dataset:
     same = {name: getattr(row, name) for name in Dataset.model_fields if hasattr(row, name)}
     options = IndexOptions.model_validate(row.options).model_dump()
-    return Dataset.model_validate({**same, "options": options, "splits": row.facts["splits"] if row.facts else {}})
+    return Dataset.model_validate({**same, "options": options, "splits": _splits(row)})
+
+
+def _splits(row: models.Dataset) -> dict[str, Any]:
+    """What is told of each split, train first, the classes in label order: PostgreSQL sorts the keys of an object."""
+    told: dict[str, dict[str, Any]] = row.facts["splits"] if row.facts else {}
+    return {
+        split: {**told[split], "per_class": {name: told[split]["per_class"][name] for name in row.classes}}
+        for split in sorted(told, key=lambda name: name != "train")
+    }
 
 
 def _summary(row: models.Job) -> dict[str, Any]:

@@ -37,6 +37,16 @@ def test_a_dataset_is_looked_through_listed_and_found_by_name_or_id(
     assert client.get("/datasets/cars").json()["code"] == "dataset_not_found"
 
 
+def test_splits_and_classes_are_told_in_their_order(
+    client: TestClient, make_dataset: Make, settings: Settings, settled: Settled
+) -> None:
+    """PostgreSQL sorts the keys of an object by their length."""
+    add(client, make_dataset(settings.data_roots[0] / "pets", images=2, classes=("horse", "ox", "cat")))
+    dataset = settled(client, "pets")
+    assert list(dataset["splits"]) == ["train", "val"]
+    assert [list(split["per_class"]) for split in dataset["splits"].values()] == [["horse", "ox", "cat"]] * 2
+
+
 def test_a_name_is_one_dataset_s_and_content_may_have_several(
     client: TestClient, make_dataset: Make, settings: Settings, settled: Settled
 ) -> None:
