@@ -25,8 +25,8 @@ _WATCHING: Final = ("/healthz", "/readyz", "/metrics")
 """How the service is: asked when it is not well, so a database that hangs does not hold the answer up."""
 _REALM: Final = 'Bearer realm="tid"'
 _NO_KEY = (
-    "this server wants an API key, sent as `Authorization: Bearer tid_...` (`tid` and the Python client take it from "
-    "TID_API_KEY); `tid keys create --name NAME --scope write` makes one on the server's machine"
+    "this server wants an API key, behind the word `Bearer` in the header `Authorization` (`tid` and the Python client "
+    "take it from TID_API_KEY); `tid keys create --name NAME --scope write` makes one on the server's machine"
 )
 _BAD_KEY = "the API key is not one of this server's: it was mistyped, has expired or was revoked"
 

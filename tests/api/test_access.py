@@ -114,7 +114,9 @@ def test_with_the_first_key_an_open_server_closes_and_stays_closed(client: TestC
     made = client.post("/keys", json={"name": "first", "scope": "admin"})
     assert (made.status_code, made.headers["Cache-Control"]) == (201, "no-store")
     has = {"Authorization": f"Bearer {made.json()['key']}"}
-    assert client.get("/jobs").json()["code"] == "key_missing"
+    refused = client.get("/jobs").json()
+    assert refused["code"] == "key_missing"
+    assert "***" not in refused["detail"], "what takes secrets out leaves the advice whole"
     assert client.get("/jobs", headers=has).status_code == 200
     listed = client.get("/keys", headers=has).json()["data"]
     assert [one["id"] for one in listed] == [made.json()["id"]]
