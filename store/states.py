@@ -58,7 +58,7 @@ class Action(StrEnum):
     RESUME = "resume"
     CANCEL = "cancel"
     RETRY = "retry"
-    PRIORITISE = "change its priority"
+    PRIORITISE = "changing its priority"
     DELETE = "delete"
 
 

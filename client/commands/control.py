@@ -74,14 +74,18 @@ def attempts(job: JobName, url: Url = None) -> None:
     if not rows:
         say("no worker has had it yet")
         return
-    right = ("from step", "steps", "time")
-    table = plain_table("attempt", "worker", "outcome", "reason", *right, "detail", right=right)
+    right = ("from", "steps", "time")
+    table = plain_table("no.", "worker", "outcome", "reason", *right, right=right)
+    table.collapse_padding = True  # a worker and a reason fit side by side into 80 columns
     for one in rows:
         first = "-" if one.resumed_from_step is None else str(one.resumed_from_step)
         steps = "-" if one.steps is None else str(one.steps)
         told = (escaped(one.worker_id or "-"), one.outcome or "running", one.reason or "")
-        table.add_row(str(one.number), *told, first, steps, span(one.seconds), escaped(_detail(one)))
+        table.add_row(str(one.number), *told, first, steps, span(one.seconds))
     out().print(table)
+    for one in rows:
+        if detail := _detail(one):
+            say(f"{one.number}: {detail}")
 
 
 def _detail(attempt: Attempt) -> str:

@@ -26,6 +26,10 @@ from client.console import (
 if TYPE_CHECKING:
     from api.schemas import Job, JobSummary, Report
 
+_WIDE = 100
+"""Columns of a terminal from which on a list of jobs has room for the method and the student."""
+_LONGEST_STATE = len("cancelling")
+
 
 def register(app: typer.Typer) -> None:
     app.command("jobs")(list_jobs)
@@ -41,18 +45,18 @@ def list_jobs(
     url: Url = None,
 ) -> None:
     """List jobs, newest first."""
-    columns = ("id", "name", "state", "method", "student", "epoch", "AP", "ETA", "created")
-    table = plain_table(*columns, right=("epoch", "AP", "ETA"))
+    is_wide = out().width >= _WIDE
+    details = ("method", "student") if is_wide else ()
+    table = plain_table("id", "name", "state", *details, "epoch", "AP", "ETA", "created", right=("epoch", "AP", "ETA"))
+    table.columns[2].min_width, table.collapse_padding = _LONGEST_STATE, not is_wide
     with connect(url) as client:
         rows = list(client.jobs(state=state, search=search, limit=limit))
     for job in rows:
         epoch = f"{job.progress.epoch}/{job.progress.epochs or '-'}"
         eta = span(job.progress.eta_seconds) if job.state == "running" else "-"
         state_text = styled_state(job.state) + _why(job)
-        table.add_row(
-            job.id, escaped(job.name), state_text, job.method, job.student_detector, epoch, ap(job.best_ap), eta,
-            ago(job.created_at),
-        )  # fmt: skip
+        told = (job.method, job.student_detector) if is_wide else ()
+        table.add_row(job.id, escaped(job.name), state_text, *told, epoch, ap(job.best_ap), eta, ago(job.created_at))
     none = "no job fits" if state or search else "no jobs yet; `tid submit SPEC` makes one"
     out().print(table if rows else none)
 
@@ -83,7 +87,8 @@ def show(
     if len(attempts) > 1 or any(attempt.reason for attempt in attempts):
         table = plain_table("attempt", "outcome", "reason", "steps", "time", right=("steps", "time"))
         for one in attempts:
-            steps = f"{one.resumed_from_step or 0} to {one.last_step or 0}"
+            first = one.resumed_from_step or 0
+            steps = f"{first} to {one.last_step if one.last_step is not None else first + (one.steps or 0)}"
             table.add_row(str(one.number), one.outcome or "running", one.reason or "", steps, span(one.seconds))
         out().print(table)
     if checkpoints:

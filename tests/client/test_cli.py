@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from client import console
 from client.machine import free_port
 from store import claims, metrics
 from store.metrics import Point
@@ -157,6 +158,18 @@ def test_an_id_stays_whole_on_a_narrow_screen(tid, client, spec, monkeypatch) ->
     job_id = client.submit({**spec, "name": "narrow " * 8}).id
     monkeypatch.setenv("COLUMNS", "80")
     assert job_id in tid("jobs").out
+
+
+def test_a_state_stays_whole_on_a_narrow_screen_and_a_wide_one_has_the_student(tid, client, spec, monkeypatch) -> None:
+    job_id = client.submit({**spec, "name": "narrow " * 8}).id
+    client.cancel(job_id)
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = tid("jobs", "--state", "cancelled").out
+    assert any(job_id in line and "cancelled" in line for line in narrow.splitlines())
+    assert max(map(len, narrow.splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "160")
+    console.out.cache_clear()
+    assert client.job(job_id).student_detector in tid("jobs", "--state", "cancelled").out
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tid, client, spec, tmp_path) -> None:
