@@ -25,6 +25,8 @@ about = bound_contextvars
 OURS: Final = ("api", "store", "worker", "uvicorn", "celery")
 _IDS: Final = ("job_id", "attempt", "request_id", "key_id", "trace_id")
 """What a line of text ends with, where its message does not hold it; JSON has every field."""
+_NOISE: Final = ("color_message", "data")
+"""What uvicorn and Celery say again beside the message: escape codes, and the whole message of the queue."""
 _PASSWORD: Final = re.compile(r"(\b\w+://[^\s:/@]*:)[^\s/@]+(?=@)")
 _KEY: Final = re.compile(r"(\btid_[0-9a-f]{12}_)[0-9a-f]{16,}")
 _BEARER: Final = re.compile(r"(?i)(\bbearer\s+)[^\s'\",]+")
@@ -59,7 +61,8 @@ def _head(_logger: Any, _method: str, fields: structlog.typing.EventDict) -> str
     raised = fields.pop("exc_info", None)
     if raised and raised[0] is not None:
         line["exception"] = without_secrets(logging.Formatter().formatException(raised))
-    told = {name: without_secrets(value) if isinstance(value, str) else value for name, value in fields.items()}
+    kept = {name: value for name, value in fields.items() if name not in _NOISE}
+    told = {name: without_secrets(value) if isinstance(value, str) else value for name, value in kept.items()}
     return {**line, **told}
 
 

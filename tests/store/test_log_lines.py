@@ -71,6 +71,14 @@ def test_a_line_of_json_has_every_field_and_the_traceback(written: Write) -> Non
     assert line == {**expected, "job_id": "0a1b", "attempt": 2}
 
 
+def test_json_leaves_out_what_uvicorn_and_celery_say_twice(written: Write) -> None:
+    def act() -> None:
+        log.info("process 7", extra={"color_message": "process \x1b[36m7\x1b[0m", "data": {"args": "('0a1b',)"}})
+
+    line = json.loads(written(act, log_format="json"))
+    assert (line["message"], line.keys() & {"color_message", "data"}) == ("process 7", set())
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_secrets_stay_out(written: Write, log_format: str) -> None:
     key = "tid_0123456789ab_" + "c0ffee" * 10 + "abcd"
