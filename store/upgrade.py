@@ -18,7 +18,7 @@ def upgrade(url: str, revision: str = "head") -> None:
     """Run the migrations that are missing, all or none. Several processes may do so at once."""
     file = make_url(url).database
     if make_url(url).get_backend_name() == "sqlite" and file:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # hashes of keys, and who did what
     # Rebuilding a table on SQLite drops the old one, which would take the rows that refer to it along.
     engine = make_engine(url, foreign_keys=False)
     try:

@@ -18,7 +18,7 @@ def prepare_database(settings: Settings) -> None:
     from store.upgrade import current_revision, newest_revision, upgrade
 
     if make_url(settings.database_url).get_backend_name() == "sqlite":
-        settings.home.mkdir(parents=True, exist_ok=True)
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         upgrade(settings.database_url)
         return
     current, newest = current_revision(settings.database_url), newest_revision()

@@ -107,7 +107,7 @@ def _refuse_what_is_there(manifest: Manifest, settings: Settings) -> None:
 @contextmanager
 def _home_of_ones_own(settings: Settings) -> Iterator[None]:
     """`tid up` holds the same lock for as long as it runs."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)  # as `tid up` makes it
     with (settings.home / _LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

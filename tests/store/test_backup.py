@@ -114,6 +114,7 @@ def test_what_has_ended_comes_back_as_it_was(trained: Trained, settings: Setting
         session.query(Job).update({"last_rung_at": None})
     made = back_up(settings, settings.home / "copies" / "monday")
     restore(elsewhere, made)
+    assert elsewhere.home.stat().st_mode & 0o077 == 0, "hashes of keys are nobody else's business"
     database = Database(elsewhere.database_url)
     assert rows(database) == rows(trained.world.database)
     database.close()
