@@ -50,9 +50,8 @@ def _roots(folders: list[Path]) -> str:
 
 def _welcome(embedded: object) -> None:
     url, home = getattr(embedded, "url", ""), getattr(embedded, "home", "")
-    say(f"tid is up at {url}")
-    say(f"API: {url}/docs; files and logs: {home}")
-    say("next: tid datasets add NAME FOLDER; tid submit SPEC --watch. Ctrl-C stops all.")
+    say(f"tid is up at {url} (API: /docs; files and logs: {home})")
+    say("next: tid datasets add, then tid submit --watch; Ctrl-C stops everything")
 
 
 def _part(_embedded: object) -> None:
