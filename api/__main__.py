@@ -5,13 +5,16 @@ import sys
 from contextlib import suppress
 
 import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.app import create_app
 from api.gate import binding
 from api.gate.access import MAX_HEAD_BYTES
 from api.serving import Server
+from store.errors import DatabaseUnfit
 from store.monitoring import log_lines
 from store.settings import SettingsError, load_settings
+from store.upkeep.preparing import NotMigrated, prepare_database
 
 
 def main() -> int:
@@ -24,6 +27,11 @@ def main() -> int:
         sys.stderr.write(f"{refusal}\n")
         return 2
     log_lines.configure(settings)
+    try:
+        prepare_database(settings)
+    except (NotMigrated, DatabaseUnfit, SQLAlchemyError) as error:
+        sys.stderr.write(f"the server cannot start: {str(error).splitlines()[0]}\n")
+        return 3
     app = create_app(settings)
     config = uvicorn.Config(
         app,

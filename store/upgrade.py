@@ -63,7 +63,7 @@ def open_current(url: str) -> Database:
     if current != newest:
         raise DatabaseUnfit(
             f"the tables are at revision {current or 'none'}, this version works with {newest}; "
-            "start the service once, or run `alembic upgrade head`"
+            "start the service once, or run `tid migrate`"
         )
     return Database(url)
 

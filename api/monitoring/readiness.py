@@ -88,7 +88,7 @@ class Readiness:
         if current == newest:
             return Finding()
         problem = f"the tables are at revision {current}, this server needs {newest}"
-        return Finding(problem, "stop all servers and workers, run `alembic upgrade head`, start them again")
+        return Finding(problem, "stop all servers and workers, run `tid migrate`, start them again")
 
     def _broker(self) -> Finding:
         self._parts.doorbell.check()

@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command()(backup)
     app.command()(restore)
     app.command()(gc)
+    app.command()(migrate)
 
 
 def backup(
@@ -56,3 +57,11 @@ def gc(
     """
     flags = {"--dry-run": dry_run, "--strangers": strangers}
     run_store("gc", [flag for flag, is_set in flags.items() if is_set], home)
+
+
+def migrate(home: Home = None) -> None:
+    """Bring the tables to this version: once for a PostgreSQL database, before servers and workers start.
+
+    All steps are done or none. SQLite needs no asking: its tables are brought up to date when the service starts.
+    """
+    run_store("migrate", [], home)

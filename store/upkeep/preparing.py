@@ -14,16 +14,18 @@ def prepare_database(settings: Settings) -> None:
 
     Raises:
         NotMigrated: PostgreSQL is at another revision.
+        DatabaseUnfit: SQLite is at a revision of a newer version.
     """
-    from store.upgrade import current_revision, newest_revision, upgrade
+    from store.upgrade import current_revision, newest_revision
+    from store.upkeep.migrate import migrate
 
     if make_url(settings.database_url).get_backend_name() == "sqlite":
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        upgrade(settings.database_url)
+        migrate(settings.database_url)
         return
     current, newest = current_revision(settings.database_url), newest_revision()
     if current != newest:
         raise NotMigrated(
             f"the database is at revision {current or 'none'}, this server needs {newest}; "
-            "run `alembic upgrade head` with the same TID_DATABASE_URL, then start again"
+            "run `tid migrate` with the same TID_DATABASE_URL, then start again"
         )

@@ -57,7 +57,7 @@ def test_an_empty_sqlite_database_is_migrated_and_postgresql_is_refused(
             assert dependencies(client) == WITHOUT_BROKER
         assert current_revision(empty_database_url) == newest_revision()
         return
-    with pytest.raises(NotMigrated, match="alembic upgrade head"), TestClient(create_app(settings)):
+    with pytest.raises(NotMigrated, match="tid migrate"), TestClient(create_app(settings)):
         pass
     assert current_revision(empty_database_url) is None
 
