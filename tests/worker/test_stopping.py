@@ -101,6 +101,7 @@ def test_a_worker_goes_from_job_to_job_by_priority_and_drains_as_it_is_told(lite
     child = lite.freeze(second, step=2)
     assert lite.job(first).state is State.SUCCEEDED, "the most urgent came first, and the worker went on by itself"
     drain(lite, "now")
+    lite.wait_for(lambda: has_pending(child, signal.SIGTERM))
     os.kill(child, signal.SIGCONT)
     thread.join()
     job = lite.job(second)
@@ -118,6 +119,12 @@ def test_a_worker_goes_from_job_to_job_by_priority_and_drains_as_it_is_told(lite
     os.kill(child, signal.SIGCONT)
     thread.join()
     assert (lite.job(second).state, lite.job(last).state) == (State.SUCCEEDED, State.QUEUED)
+
+
+def has_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether the signal waits for a process that is stopped."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.split("ShdPnd:")[1].split()[0], 16) >> (number - 1) & 1)
 
 
 def drain(lite: Any, how: Draining | None) -> None:
