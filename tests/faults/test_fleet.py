@@ -10,10 +10,14 @@ from sqlalchemy import func, select
 
 from benchmarks.fire import processes
 from benchmarks.fire.fleet import Fleet, patiently
-from benchmarks.fire.results import SPEC, STEPS, Result, complaints, read_result
+from benchmarks.fire.results import SPEC, Result, complaints, read_result
 from store.models import Metric, ResumeState
 from store.states import State
 
+EPOCHS = 12
+STEPS = 3 * EPOCHS
+LONG = {**SPEC, "training": {**SPEC["training"], "epochs": EPOCHS}}
+"""Long enough to be met while it trains, also on a quick machine."""
 OVER_THE_LEASE = 7.5
 """Seconds; a lease lasts six."""
 
@@ -23,7 +27,7 @@ class Watched:
 
     def __init__(self, fleet: Fleet, name: str) -> None:
         self.fleet = fleet
-        self.id = fleet.client.submit({**SPEC, "name": name}).id
+        self.id = fleet.client.submit({**LONG, "name": name}).id
 
     def wait_until_saved(self, *, attempt: int, step: int = 1) -> tuple[str, int]:
         """Until a state of this attempt is recorded; returns its worker and its training's process."""
@@ -114,8 +118,11 @@ def test_a_frozen_worker_that_lost_its_job_does_no_harm(fleet: Fleet, reference:
     assert files <= set((scratch / "attempt-2").rglob("*"))
 
     os.kill(training, signal.SIGKILL)
-    third, _ = job.wait_until_saved(attempt=3, step=5)
+    third, training = job.wait_until_saved(attempt=3)
+    os.kill(training, signal.SIGSTOP)  # or it might reach its end before the worker has heard
     stopped = fleet.kill(third, signal.SIGTERM)
+    fleet.wait_for(lambda: processes.has_pending(training, signal.SIGTERM))
+    os.kill(training, signal.SIGCONT)
     fleet.wait_for(lambda: fleet.pid(third) != stopped)
     assert job.wrong(reference) == []
     attempts = job.attempts()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.fire.processes import has_pending
 from store import control, workers
 from store.models import Draining
 from store.settings import Settings
@@ -119,12 +120,6 @@ def test_a_worker_goes_from_job_to_job_by_priority_and_drains_as_it_is_told(lite
     os.kill(child, signal.SIGCONT)
     thread.join()
     assert (lite.job(second).state, lite.job(last).state) == (State.SUCCEEDED, State.QUEUED)
-
-
-def has_pending(pid: int, number: signal.Signals) -> bool:
-    """Whether the signal waits for a process that is stopped."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return bool(int(status.split("ShdPnd:")[1].split()[0], 16) >> (number - 1) & 1)
 
 
 def drain(lite: Any, how: Draining | None) -> None:
