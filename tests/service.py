@@ -12,27 +12,13 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from benchmarks.fire.tiny import tiny
 from client.client import Client
 from client.embedded import Embedded
 from client.errors import ServerUnreachable
 from tid_core.data.synthetic import write_demo_data
 
-SPEC: dict[str, Any] = {
-    "student": {"detector": "fcos_conv5_tiny"},
-    "dataset": "digits",
-    "data": {"min_size": [64], "max_size": 96},
-    "training": {
-        "epochs": 8,
-        "batch_size": 4,
-        "warmup_steps": 3,
-        "log_every_steps": 1,
-        "save_every_steps": 1,
-        "threads": 1,
-        "device": "cpu",
-    },
-    "evaluation": {"maps": 0},
-}
-"""Three steps an epoch over the twelve images of `digits`, with a state saved after each."""
+SPEC = tiny(8)
 
 PATIENCE = {
     "TID_LEASE_SECONDS": "6",

@@ -2,10 +2,11 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import select
 
+from benchmarks.fire.tiny import tiny
 from store import checkpoints, jobs, resume_states
 from store.db import Database
 from store.models import Attempt, Metric
@@ -13,23 +14,7 @@ from store.states import ENDED, Outcome, State
 
 EPOCHS = 4
 STEPS = 3 * EPOCHS
-SPEC: dict[str, Any] = {
-    "student": {"detector": "fcos_conv5_tiny"},
-    "dataset": "digits",
-    "data": {"min_size": [64], "max_size": 96},
-    "training": {
-        "epochs": EPOCHS,
-        "batch_size": 4,
-        "warmup_steps": 3,
-        "log_every_steps": 1,
-        "save_every_steps": 1,
-        "threads": 1,
-        "device": "cpu",
-    },
-    "evaluation": {"maps": 0},
-    "resources": {"max_attempts": 100},
-}
-"""Three steps an epoch over the twelve images of `digits`, with a state saved after each."""
+SPEC = {**tiny(EPOCHS), "resources": {"max_attempts": 100}}
 _BY_CHANCE = ("throughput/", "time/", "memory/")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from benchmarks.fire.tiny import tiny
 from store import checkpoints, claims, datasets, jobs
 from store.artifacts import FolderArtifacts
 from store.db import Database
@@ -28,22 +29,7 @@ from worker.settings import WorkerSettings
 from worker.shutdown import StopFlag
 from worker.supervisor import supervise
 
-SPEC: dict[str, Any] = {
-    "student": {"detector": "fcos_conv5_tiny"},
-    "dataset": "digits",
-    "data": {"min_size": [64], "max_size": 96},
-    "training": {
-        "epochs": 8,
-        "batch_size": 4,
-        "warmup_steps": 3,
-        "log_every_steps": 1,
-        "save_every_steps": 1,
-        "threads": 1,
-        "device": "cpu",
-    },
-    "evaluation": {"maps": 0},
-}
-"""Three steps an epoch over the twelve images of `digits`, with a state saved after each."""
+SPEC = tiny(8)
 
 
 @pytest.fixture(scope="session")
