@@ -24,10 +24,6 @@ class FaultyDatabase(Protocol):
         """Nobody can write (SQLite), or gets any answer (PostgreSQL), for so long."""
         ...
 
-    def kill(self, seconds: float) -> None:
-        """SIGKILL to the server, which stays away for so long. Nothing where there is no server."""
-        ...
-
 
 class Sqlite:
     """A file: it can be locked, not killed."""
@@ -47,9 +43,6 @@ class Sqlite:
             connection.execute("BEGIN IMMEDIATE")
             time.sleep(seconds)
             connection.execute("ROLLBACK")
-
-    def kill(self, seconds: float) -> None:
-        raise NotImplementedError("SQLite has no server")
 
 
 class Postgres:
@@ -82,6 +75,7 @@ class Postgres:
         processes.send(signal.SIGCONT, frozen)
 
     def kill(self, seconds: float) -> None:
+        """SIGKILL to the server, which stays away for so long."""
         everyone = [process.pid for process in processes.tree(self._pid())]
         processes.send(signal.SIGKILL, everyone[:1])
         time.sleep(seconds)

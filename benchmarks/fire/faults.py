@@ -12,6 +12,7 @@ import redis
 
 from benchmarks.fire import processes
 from benchmarks.fire.clock import wrong_by
+from benchmarks.fire.databases import Postgres
 from benchmarks.fire.disk import fill
 from benchmarks.fire.fleet import Fleet, patiently
 from client.errors import ApiError
@@ -155,9 +156,10 @@ def block_database(scene: Scene, dice: Random) -> str:
 
 
 def kill_database(scene: Scene, dice: Random) -> str:
-    seconds = dice.uniform(0.0, LEASE_SECONDS + 4.0)
+    server, seconds = scene.fleet.database, dice.uniform(0.0, LEASE_SECONDS + 4.0)
+    assert isinstance(server, Postgres), "only a server can be killed"
     with scene.database:
-        scene.fleet.database.kill(seconds)
+        server.kill(seconds)
     return f"kill -9 of the database, away for {seconds:.1f} s"
 
 

@@ -23,12 +23,12 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.app import create_app
-from store import claims, datasets
-from store.artifacts import FolderArtifacts
+from store import claims
 from store.db import Database
 from store.fencing import Claim
 from store.settings import Settings
 from store.upgrade import upgrade
+from tests.ready import store_ready
 from tid_core.data.index import build_index
 
 DEAD_BROKER = "redis://127.0.0.1:1/0"
@@ -113,17 +113,7 @@ def looked_through(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 @pytest.fixture
 def pets(database: Database, settings: Settings, looked_through: tuple[Path, Path]) -> str:
     """The name of a dataset that is ready."""
-    root, index = looked_through
-    facts = json.loads((index / "facts.json").read_text())
-    for file in index.iterdir():
-        FolderArtifacts(settings.artifacts).put(f"datasets/pets/{file.name}", file)
-    with database.write() as session:
-        row = datasets.register(name="pets", root=root, options={}, roots=[root], session=session)
-        hold = datasets.hold(row.id, "validating", seconds=60, session=session)
-        assert hold is not None
-        datasets.finish_ready(
-            hold, root=root, facts=facts, classes=facts["classes"], index_prefix="datasets/pets", session=session
-        )
+    store_ready("pets", database, settings, looked_through)
     return "pets"
 
 

@@ -9,6 +9,7 @@ import redis
 from sqlalchemy import func, select
 
 from benchmarks.fire import processes
+from benchmarks.fire.databases import Postgres
 from benchmarks.fire.fleet import Fleet, patiently
 from benchmarks.fire.results import SPEC, Result, complaints, read_result
 from benchmarks.fire.tiny import tiny
@@ -89,6 +90,7 @@ def test_what_takes_no_worker_costs_no_attempt(fleet: Fleet, reference: Result) 
     before = fleet.kill("api")
     fleet.kill("valkey")
     fleet.wait_for(lambda: fleet.pid("api") != before and fleet.answers())
+    assert isinstance(fleet.database, Postgres)
     fleet.database.kill(OVER_THE_LEASE)
     fleet.wait_for(fleet.answers)
     assert job.state() == (State.RUNNING, 1)

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from typing import Any
 from schemathesis.python.asgi import ASGIClient
 
 from store import checkpoints, claims, datasets, logs, metrics, outputs, workers
-from store.artifacts import FolderArtifacts
 from store.db import Database
 from store.fencing import Claim
 from store.settings import Settings
 from store.states import Outcome
+from tests.ready import store_ready
 
 SPEC: dict[str, Any] = {"student": {"detector": "fcos_resnet18_small"}, "dataset": "pets"}
 
@@ -71,23 +70,15 @@ def _archive() -> bytes:
 
 
 def _datasets(client: ASGIClient, database: Database, settings: Settings, looked: tuple[Path, Path]) -> list[str]:
-    root, index = looked
-    facts = json.loads((index / "facts.json").read_text())
-    for file in index.iterdir():
-        FolderArtifacts(settings.artifacts).put(f"datasets/pets/{file.name}", file)
+    ready = store_ready("pets", database, settings, looked)
+    root, _ = looked
     with database.write() as session:
-        pets = datasets.register(name="pets", root=root, options={}, roots=[root], session=session)
-        hold = datasets.hold(pets.id, "validating", seconds=60, session=session)
-        assert hold is not None
-        datasets.finish_ready(
-            hold, root=root, facts=facts, classes=facts["classes"], index_prefix="datasets/pets", session=session
-        )
         broken = datasets.register(name="broken", root=root, options={}, roots=[root], session=session)
         hold = datasets.hold(broken.id, "validating", seconds=60, session=session)
         assert hold is not None
         datasets.finish_invalid(hold, [{"code": "no_images", "detail": "there is no image"}], session=session)
     assert client.post("/datasets", json={"name": "waiting"}).status_code == 201
-    return ["pets", "broken", "waiting", pets.id]
+    return ["pets", "broken", "waiting", ready]
 
 
 def _job(client: ASGIClient, **changes: Any) -> str:
