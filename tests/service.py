@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from benchmarks.fire import processes
 from benchmarks.fire.tiny import tiny
 from client.client import Client
 from client.embedded import Embedded
@@ -64,7 +65,7 @@ class Service:
         query = "SELECT 1 FROM resume_states WHERE job_id = ? AND attempt = ? AND step >= ?"
         with closing(sqlite3.connect(self.home / "tid.db", timeout=30)) as connection:
             self.wait_for(lambda: connection.execute(query, (job_id, attempt, step)).fetchone())
-        return training_process(self.home / "work" / job_id / f"attempt-{attempt}")
+        return processes.training(self.home / "work" / job_id / f"attempt-{attempt}")
 
     def ring(self, job_id: str) -> None:
         """One more message for the job."""
@@ -90,25 +91,6 @@ class Service:
         while not (value := condition()):
             time.sleep(0.01)
         return value
-
-    @staticmethod
-    def gone(pid: int) -> bool:
-        status = Path(f"/proc/{pid}/status")
-        try:
-            return "\nState:\tZ" in status.read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-
-
-def training_process(scratch: Path) -> int:
-    """The process that runs the plan in this folder."""
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and os.fsencode(scratch / "plan.json") in (entry / "cmdline").read_bytes():
-                return int(entry.name)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    raise AssertionError(f"no process runs {scratch}/plan.json")
 
 
 @pytest.fixture(scope="module")

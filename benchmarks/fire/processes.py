@@ -36,6 +36,19 @@ def tree(root: int) -> list[Process]:
     return found
 
 
+def training(scratch: Path) -> int:
+    """The training process that runs the plan in this folder.
+
+    Raises:
+        LookupError: there is none.
+    """
+    plan = str(scratch / "plan.json")
+    for process in listing():
+        if plan in process.command:
+            return process.pid
+    raise LookupError(f"no process runs {plan}")
+
+
 def gone(pid: int) -> bool:
     return all(process.pid != pid for process in listing())
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.fire import processes
 from benchmarks.fire.databases import Sqlite
 
 Result = tuple[dict[str, str], dict[tuple[str, int], float]]
@@ -44,7 +45,7 @@ def test_a_job_outlives_its_worker_and_the_service(service: Any, spec: dict[str,
     (worker,) = service.client.workers()
     assert (worker.state, worker.current_job) == ("busy", job_id)
     service.kill("worker-0")
-    service.wait_for(lambda: service.gone(training))  # it dies with the process that watched it
+    service.wait_for(lambda: processes.gone(training))  # it dies with the process that watched it
 
     service.wait_until_saved(job_id, step=9, attempt=2)
     os.killpg(service.embedded.parts["worker-0"].pid, signal.SIGTERM)
@@ -73,7 +74,7 @@ def test_a_lost_message_and_a_killed_api_cost_nothing(service: Any, spec: dict[s
     service.wait_for(lambda: service.embedded.parts["api"].restarts and service.answers())
     assert service.client.cancel(first).state == "cancelling"
     assert service.client.wait(first).state == "cancelled"
-    assert service.gone(training)
+    assert processes.gone(training)
 
     assert service.client.wait(second).state == "succeeded"
     assert len(service.client.attempts(second)) == 1

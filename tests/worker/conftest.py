@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from benchmarks.fire import processes
 from benchmarks.fire.tiny import tiny
 from store import checkpoints, claims, datasets, jobs
 from store.artifacts import FolderArtifacts
@@ -144,20 +145,9 @@ class World:
         """Halt the training once it has saved a state at `step` or later; returns its process."""
         resume = self.settings.home / "work" / job_id / f"attempt-{attempt}" / "out" / "resume"
         self.wait_for(lambda: [path for path in resume.glob("step-????????") if int(path.name[5:]) >= step])
-        pid = training_process(resume.parent.parent)
+        pid = processes.training(resume.parent.parent)
         os.kill(pid, signal.SIGSTOP)
         return pid
-
-
-def training_process(scratch: Path) -> int:
-    """The process that runs the plan in this folder."""
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and os.fsencode(scratch / "plan.json") in (entry / "cmdline").read_bytes():
-                return int(entry.name)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    raise AssertionError(f"no process runs {scratch}/plan.json")
 
 
 @pytest.fixture
