@@ -86,6 +86,11 @@ def _created_by() -> Mapped[str | None]:
     return mapped_column(String(ID_LENGTH))
 
 
+def _number(default: int) -> Mapped[int]:
+    """A column that processes of the version before, which know nothing of it, leave to the database."""
+    return mapped_column(default=default, server_default=str(default))
+
+
 class Dataset(Base):
     """Data to train on. Once it is ready nothing about it changes; until then root, facts and index are unknown."""
 
@@ -154,6 +159,9 @@ class Job(Base):
     method: Mapped[str] = mapped_column(String(32))
     queue: Mapped[str] = mapped_column(String(64))
     priority: Mapped[int] = mapped_column(default=5)  # 0 first, as the broker has it
+    gpus_wanted: Mapped[int] = _number(0)  # without which no worker may take it; 0 = any worker may
+    min_gpu_memory_mib: Mapped[int] = _number(0)  # of each of them
+    nodes: Mapped[int] = _number(1)  # workers that train it together
 
     attempt: Mapped[int] = mapped_column(default=0)
     max_attempts: Mapped[int]
@@ -291,6 +299,8 @@ class Worker(Base):
     pid: Mapped[int]
     queues: Mapped[list[str]]
     device: Mapped[Json]
+    gpus: Mapped[int] = _number(0)  # that a training can use
+    gpu_memory_mib: Mapped[int] = _number(0)  # the least among them; 0 where it is not known
     telemetry: Mapped[Json | None]
     current_job: Mapped[str | None] = mapped_column(String(ID_LENGTH))
     draining: Mapped[Draining | None] = mapped_column(String(16))  # takes no jobs; survives a new start

@@ -268,9 +268,16 @@ class ResourcesSpec(Model):
 
     gpus: Annotated[int, Field(ge=0, le=64)] = Field(
         1,
-        description="GPUs wanted, with a process on each; a host with fewer uses what it has, one without any its CPU. "
-        "With `training.device: cpu` that many processes share the CPU.",
+        description="GPUs of each node, with a process on each: two or more need a worker that has them; one is used "
+        "where there is one. With `training.device: cpu` that many processes share the CPU. `tid train` uses what the "
+        "host has.",
     )
+    min_gpu_memory_gib: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Least memory of each GPU, as `GET /workers` tells it: one sold with 24 GB has 22 to 24 GiB. "
+        "null = any, and one GPU is not insisted on.",
+    )
+    nodes: Annotated[int, Field(ge=1, le=16)] = Field(1, description="Hosts that train the job together.")
     queue: str = Field(
         "default", description="Workers of this queue take the job.", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$"
     )
@@ -278,6 +285,19 @@ class ResourcesSpec(Model):
         5, description="Of the jobs that wait in a queue the lowest number goes first; of equals, the oldest."
     )
     max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(3, description="Attempts before the job fails for good.")
+
+    @property
+    def min_gpu_memory_mib(self) -> int:
+        """0 = any."""
+        return math.ceil((self.min_gpu_memory_gib or 0) * 1024)
+
+    @model_validator(mode="after")
+    def _memory_is_of_a_gpu(self) -> Self:
+        if self.min_gpu_memory_gib is not None and not self.gpus:
+            raise ValueError(
+                "resources.min_gpu_memory_gib is of GPUs, and resources.gpus is 0; leave one of the two out"
+            )
+        return self
 
 
 def _section() -> Any:
@@ -373,6 +393,24 @@ class JobSpec(Model):
         used = [method] if isinstance(method, str) else method if isinstance(method, list) else []
         missing = [name for name in used if isinstance(name, str) and name in METHODS and data.get(name) is None]
         return {**data, **{name: {} for name in missing if name != "none"}}
+
+    @model_validator(mode="after")
+    def _memory_of_a_gpu_is_used(self) -> Self:
+        if self.resources.min_gpu_memory_gib is not None and self.training.device == "cpu":
+            raise ValueError(
+                "resources.min_gpu_memory_gib is of GPUs, and training.device is cpu; leave one of the two out"
+            )
+        return self
+
+    @property
+    def gpus_needed(self) -> int:
+        """GPUs without which a worker may not take the job; 0 = it will do with any, also with one that has none."""
+        wanted, device = self.resources.gpus, self.training.device
+        if device == "cpu":
+            return 0
+        if device == "cuda" or self.resources.min_gpu_memory_gib is not None:
+            return max(1, wanted)
+        return wanted if wanted > 1 else 0
 
     @property
     def methods(self) -> tuple[Teaching, ...]:

@@ -16,6 +16,7 @@ PLAIN = {"student": {"detector": "fcos_resnet18_small"}, "dataset": "digits"}
 TEACHER = {"detector": "fcos_resnet50_fpn", "weights": "COCO_V1"}
 SPEC = JobSpec.model_validate({**PLAIN, "teacher": TEACHER}).model_dump(mode="json")
 SPEC["resources"].pop("priority", None)  # as it was before a job had one
+ON_TWO = {**SPEC, "resources": {**SPEC["resources"], "gpus": 2}}
 SIDES = {"smallest": 4.0, "mean": 9.5, "largest": 15.0}
 SPLIT = {
     "images": 2, "boxes": 3, "empty_images": 0, "per_class": {"zero": 2, "eins ✓": 1}, "images_checked": "present",
@@ -61,7 +62,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {**JOB, "id": SWEPT, "state": "failed", "status_reason": "max_attempts", "detail": "2 of 2", "ended_at": T0 + 8,
          "teacher_job_id": DONE, "sweep_id": SWEEP, "sweep_role": "point", "sweep_label": "lr 1", "sweep_point": {
             "lr": 1}, "created_at": T0 + 3, "created_by": KEY},
-        {**JOB, "id": POOR, "state": "paused", "dataset_id": UPLOAD, "created_at": T0 + 4},
+        {**JOB, "id": POOR, "state": "paused", "dataset_id": UPLOAD, "created_at": T0 + 4, "spec": ON_TWO,
+         "gpus_wanted": 2, "nodes": 1},
     ],
     "attempts": [
         {"job_id": RUNS, "number": 1, "worker_id": "w", "lease_token": "7" * 32, "started_at": T0 + 1},
@@ -94,7 +96,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     ],
     "workers": [
         {"id": "w", "hostname": "h", "pid": 1, "queues": ["default"], "device": {"kind": "cpu"}, "started_at": T0,
-         "telemetry": {"load": 1.5}, "current_job": RUNS, "heartbeat_at": T0},
+         "telemetry": {"load": 1.5}, "current_job": RUNS, "heartbeat_at": T0, "gpus": 1, "gpu_memory_mib": 24564},
     ],
     "leases": [{"name": "reaper", "token": "6" * 32, "expires_at": T0}],
 }  # fmt: skip

@@ -24,7 +24,7 @@ from store.models import Base
 from store.settings import Settings
 from store.states import State
 from store.upgrade import current_revision, newest_revision, upgrade
-from tests.store.rows import DATASET, DONE, RUNS, SWEEP, SWEPT, TWIN, Rows, everything, fill, in_both, tables
+from tests.store.rows import DATASET, DONE, POOR, RUNS, SWEEP, SWEPT, TWIN, Rows, everything, fill, in_both, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 ALEMBIC = Config(str(ROOT / "alembic.ini"))
@@ -66,6 +66,8 @@ def test_nothing_is_lost_on_the_way_up_and_down(filled: tuple[str, str], monkeyp
     upgrade(url)
     after = within(url, everything)
     assert in_both(after, before) == expected(before, revision)
+    wanted = {row["id"]: (row["gpus_wanted"], row["min_gpu_memory_mib"], row["nodes"]) for row in after["jobs"]}
+    assert wanted == {job: (2 if job == POOR else 0, 0, 1) for job in (RUNS, DONE, TWIN, SWEPT, POOR)}
     monkeypatch.setenv("TID_DATABASE_URL", url)
     command.check(ALEMBIC)
     command.downgrade(ALEMBIC, revision)
