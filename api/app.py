@@ -1,6 +1,5 @@
 """The application: `uvicorn api.app:create_app --factory`, or `api.app:app`."""
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -29,7 +28,10 @@ from api.routers import (
 )
 from api.schemas import ProblemDetails
 from store.settings import Settings, get_settings
+from tid_core.version import version
 
+API_VERSION = "0.1.0"
+"""Of what openapi.json describes, which changes with it; `GET /healthz` tells the version of the software."""
 DESCRIPTION = """Distil an object detector as a job: POST a teacher, a student and a dataset; watch mAP; download the
 student.
 
@@ -42,7 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or get_settings()
     app = FastAPI(
         title="TID service",
-        version=_version(),
+        version=API_VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
         generate_unique_id_function=operation_id,
@@ -53,7 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = settings
-    app.state.instruments = Instruments(app.version)
+    app.state.instruments = Instruments(version())
     problems.install(app)
     for module in (
         jobs,
@@ -76,13 +78,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(EdgeMiddleware, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.upload_bytes)
     documents.describe(app)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("tid-service")
-    except PackageNotFoundError:  # run from a folder that was never installed
-        return "0"
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import typer
 from client.commands import (
     control,
     datasets,
+    examples,
     explain,
     files,
     import_weights,
@@ -37,9 +38,11 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        import platform
 
-        typer.echo(f"tid {version('tid-service')}")
+        from tid_core.version import described
+
+        typer.echo(f"tid {described()}, Python {platform.python_version()}")
         raise typer.Exit
 
 
@@ -50,7 +53,10 @@ def options(
         str | None, typer.Option("--key-file", help="File that holds the API key; also TID_API_KEY_FILE, TID_API_KEY.")
     ] = None,
     version: Annotated[  # noqa: ARG001 - its callback does it
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print version, revision and Python, and leave."
+        ),
     ] = False,
 ) -> None:
     if url is not None:
@@ -60,7 +66,7 @@ def options(
         os.environ["TID_API_KEY_FILE"] = key_file
 
 
-for module in (local, submit, watch, jobs, control, files, explain, recipes, import_weights, keys, upkeep):
+for module in (local, submit, watch, jobs, control, files, explain, recipes, import_weights, keys, upkeep, examples):
     module.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(sweeps.app, name="sweep")

@@ -1,18 +1,21 @@
 """Is it alive, is it ready."""
 
+from functools import cache
+
 from fastapi import APIRouter, Request, Response
 
 from api.gate.callers import CALLER
 from api.monitoring.readiness import Readiness as Checks
 from api.schemas import Dependency, Health, Readiness
+from tid_core import version
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz", name="live")
-def live(request: Request) -> Health:
+def live() -> Health:
     """The process answers."""
-    return Health(status="ok", version=request.app.version)
+    return Health(status="ok", version=_version())
 
 
 @router.get(
@@ -32,6 +35,11 @@ async def ready(request: Request, response: Response) -> Readiness:
     is_ready = all(one.ok or not one.required for one in dependencies)
     response.status_code = 200 if is_ready else 503
     return Readiness(ready=is_ready, dependencies=dependencies)
+
+
+@cache
+def _version() -> str:
+    return version.version()  # looked up in the files of what is installed, and this is asked every few seconds
 
 
 def _without_detail(one: Dependency) -> Dependency:
