@@ -19,6 +19,7 @@ from store.monitoring import log_lines, tracing
 from store.settings import load_as
 from worker.deaf import DeafCheck
 from worker.presence import Presence
+from worker.pulse import Pulse
 from worker.settings import WorkerSettings
 from worker.shutdown import StopFlag
 
@@ -27,6 +28,7 @@ log = logging.getLogger("worker")
 _RETRY_SECONDS = 1.0
 SETTINGS = load_as(WorkerSettings)
 PRESENCE = Presence(SETTINGS)
+PULSE = Pulse(SETTINGS.home, SETTINGS.worker_id)
 STOP = StopFlag()  # here, because the pool forks after this module is imported
 
 
@@ -83,11 +85,13 @@ class Heartbeat(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, consumer: Any) -> None:
         def beat() -> None:
             PRESENCE.beat()
+            PULSE.beat()
             self.deaf.check(app)
 
         while not PRESENCE.beat():  # without a database, what a message asks for could not be done
             state.maybe_shutdown()
             time.sleep(_RETRY_SECONDS)
+        PULSE.beat()
         self.timer = consumer.timer.call_repeatedly(SETTINGS.heartbeat_seconds, beat)
 
     def stop(self, consumer: Any) -> None:  # noqa: ARG002 (the signature is Celery's)
@@ -118,6 +122,7 @@ def _tell_the_pool(**_: Any) -> None:
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _sign_off(**_: Any) -> None:
     PRESENCE.leave()
+    PULSE.end()
 
 
 @app.task(name="tid.run_job")  # type: ignore[untyped-decorator]
