@@ -104,10 +104,11 @@ class JobWarning(Out):
 class Waiting(Out):
     """What a job waits for."""
 
-    reason: Literal["dataset", "no_worker", "all_drained", "starting_soon", "busy", "paused"]
+    reason: Literal["dataset", "no_worker", "no_fitting_worker", "all_drained", "starting_soon", "busy", "paused"]
     detail: str = Field(description="The same for people.")
     position: int | None = Field(
-        description="Place among the waiting jobs of its queue, 1 = next: by priority, then age. Null while paused."
+        description="Place among the waiting jobs of its queue that a worker there may take, 1 = next: by priority, "
+        "then age. Null while paused, and where no worker of the queue has what it asks for."
     )
 
 
@@ -451,7 +452,12 @@ class Worker(Out):
     hostname: str
     pid: int
     queues: list[str]
-    device: dict[str, Any] = Field(description="What it computes on.")
+    device: dict[str, Any] = Field(
+        description="What it computes on: cores, memory, GPUs, versions of the driver and of CUDA. A GPU with a "
+        "`problem` is one that trainings cannot use."
+    )
+    gpus: int = Field(description="GPUs that trainings can use.")
+    gpu_memory_mib: int = Field(description="The least memory among them; 0 where there is none, or it is not known.")
     telemetry: dict[str, Any] | None = Field(description="Utilisation and memory, as last told.")
     state: Literal["idle", "busy", "draining", "drained", "stopped", "lost"] = Field(
         description="lost: silent without having signed off. draining: still with its last job; drained: takes none."

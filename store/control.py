@@ -17,6 +17,7 @@ from store.errors import NotFound, TeacherNotReady
 from store.fencing import locked, move
 from store.jobs import locked_twin
 from store.models import Artifact, Attempt, Checkpoint, Job, ResumeState
+from store.placement import announced
 from store.reasons import RESUMED, RETRIED, USER
 from store.states import ACTIONS, Action, NotPossible, State
 from tid_core.spec import JobSpec, JobWeights
@@ -159,7 +160,7 @@ def _begin_anew(job: Job, *, session: Session) -> list[str]:
 def _queue(job: Job, reason: str, *, session: Session) -> None:
     move(job, State.QUEUED, reason=reason, session=session)
     job.worker_id = job.eta_seconds = job.progress = None
-    job.last_rung_at = job.updated_at = db_now()
+    job.last_rung_at, job.updated_at = announced(job.gpus_wanted, job.nodes), db_now()
     session.flush()
 
 

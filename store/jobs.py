@@ -13,6 +13,7 @@ from store.errors import IdempotencyConflict, NotFound, TeacherNotReady
 from store.fencing import locked, move
 from store.models import Checkpoint, Job, Json
 from store.monitoring import tracing
+from store.placement import announced
 from store.reasons import USER
 from store.states import ACTIONS, Action, NotPossible, State
 from tid_core.spec import JobSpec, JobWeights
@@ -197,7 +198,7 @@ def new_row(spec: JobSpec, dataset_id: str, warnings: Sequence[Json], *, session
         dataset_id=dataset_id,
         teacher_job_id=teacher_job_id,
         warnings=list(warnings),
-        last_rung_at=db_now(),
+        last_rung_at=announced(spec.gpus_needed, spec.resources.nodes),
         traceparent=tracing.traceparent(),
     )
 

@@ -1,16 +1,17 @@
 """What keeps jobs from being lost: jobs of silent workers go back to the queue, and the queue is announced again."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, false, or_, select, update
 from sqlalchemy.orm import Session
 
 from store import leases, watch, workers
 from store.db import Database, db_now
 from store.endings import try_again
-from store.models import Dataset, Job
+from store.models import Dataset, Job, Worker
+from store.placement import CHOOSY, Gpus, within
 from store.reasons import WORKER_LOST
 from store.settings import Settings
 from store.states import Outcome, State
@@ -25,6 +26,7 @@ class Doorbell(NamedTuple):
 
     job_id: str
     queue: str
+    """Of the broker: that of the job, or the bell of one worker."""
     priority: int
 
 
@@ -57,8 +59,10 @@ def reap_once(database: Database, settings: Settings, *, token: str, ring: Calla
         watched = watch.seen_for(gap_seconds=_gap_seconds(settings), session=session)
         _shorten_leases(settings.lease_seconds, session=session)
         expired = expire_leases(session=session) if watched >= timedelta(seconds=settings.lease_seconds) else []
-        idle = workers.idle_queues(heartbeat_seconds=settings.heartbeat_seconds, session=session)
-        rung = due_doorbells(idle, ring_seconds=settings.ring_seconds, session=session)
+        idle = workers.idle(heartbeat_seconds=settings.heartbeat_seconds, session=session)
+        queues = {queue for worker in idle for queue in worker.queues}
+        rung = due_doorbells(queues, ring_seconds=settings.ring_seconds, session=session)
+        rung += due_for_some(idle, ring_seconds=settings.ring_seconds, session=session)
     for doorbell in rung:
         ring(doorbell)
     return Reaped(expired, rung)
@@ -85,17 +89,43 @@ def due_doorbells(idle_queues: Collection[str], *, ring_seconds: float, session:
     Returns:
         In queue order; now they count as announced.
     """
-    may_begin = Job.dataset_id.in_(select(Dataset.id).where(Dataset.state.in_(LOOKED_THROUGH)))
-    long_ago = or_(Job.last_rung_at <= db_now(-ring_seconds), Job.last_rung_at > db_now(ring_seconds))  # the clock!
-    unheard = and_(long_ago, Job.queue.in_(idle_queues), may_begin)
-    due = or_(Job.last_rung_at.is_(None), unheard)
-    statement = update(Job).where(Job.state == State.QUEUED, due).values(last_rung_at=db_now())
-    rows = session.execute(
-        statement.returning(Job.priority, Job.created_at, Job.id, Job.queue),
-        execution_options={"synchronize_session": False},
-    )
-    in_order = sorted(rows, key=lambda row: (row.priority, row.created_at, row.id))
-    return [Doorbell(row.id, row.queue, row.priority) for row in in_order]
+    unheard = and_(_long_ago(ring_seconds), Job.queue.in_(idle_queues), _looked_through())
+    due = _announce(~CHOOSY, or_(Job.last_rung_at.is_(None), unheard), session=session)
+    return [Doorbell(row.id, row.queue, row.priority) for row in due]
+
+
+def due_for_some(idle: Iterable[Worker], *, ring_seconds: float, session: Session) -> list[Doorbell]:
+    """The same for jobs that not every worker may take: at the bells of idle workers that may, one for each at most.
+
+    A message in the job's queue might wake only workers that have to leave it. Where none that may take it is idle,
+    nobody is woken.
+    """
+    free = list(idle)
+    kinds = {(tuple(worker.queues), Gpus.of(worker)) for worker in free}
+    for_them = or_(false(), *(and_(Job.queue.in_(queues), within(*gpus)) for queues, gpus in kinds))
+    due = or_(Job.last_rung_at.is_(None), _long_ago(ring_seconds))
+    rung: list[Doorbell] = []
+    for job in _announce(CHOOSY, due, for_them, _looked_through(), session=session):
+        fit = [one for one in free if job.queue in one.queues and Gpus.wanted(job).fit(Gpus.of(one))][: job.nodes]
+        free = [one for one in free if one not in fit]
+        rung += [Doorbell(job.id, workers.bell(one.id), job.priority) for one in fit]
+    return rung
+
+
+def _announce(*which: ColumnElement[bool], session: Session) -> list[Any]:
+    """Of each job that now counts as announced: what a worker is found for it by; in queue order."""
+    wanted = (Job.priority, Job.created_at, Job.id, Job.queue, Job.nodes, Job.gpus_wanted, Job.min_gpu_memory_mib)
+    statement = update(Job).where(Job.state == State.QUEUED, *which).values(last_rung_at=db_now()).returning(*wanted)
+    rows = session.execute(statement, execution_options={"synchronize_session": False})
+    return sorted(rows, key=lambda row: (row.priority, row.created_at, row.id))
+
+
+def _looked_through() -> ColumnElement[bool]:
+    return Job.dataset_id.in_(select(Dataset.id).where(Dataset.state.in_(LOOKED_THROUGH)))
+
+
+def _long_ago(ring_seconds: float) -> ColumnElement[bool]:
+    return or_(Job.last_rung_at <= db_now(-ring_seconds), Job.last_rung_at > db_now(ring_seconds))  # the clock!
 
 
 def _shorten_leases(lease_seconds: float, *, session: Session) -> None:

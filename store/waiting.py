@@ -1,18 +1,19 @@
 """Why jobs wait, and how many are before them: read off the queue, the datasets and the workers, stored nowhere."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, get_args
 
-from sqlalchemy import func, literal, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from store import workers
 from store.db import UTCTime
-from store.models import Dataset, Job
+from store.models import Dataset, Job, Worker
+from store.placement import Gpus, largest, nobody, within
 from store.states import State
 
-Reason = Literal["dataset", "no_worker", "all_drained", "starting_soon", "busy", "paused"]
+Reason = Literal["dataset", "no_worker", "no_fitting_worker", "all_drained", "starting_soon", "busy", "paused"]
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 LOOKED_THROUGH: Final = ("ready", "invalid")
 """States of a dataset whose jobs may begin; those of an invalid one begin and fail with its report."""
@@ -24,15 +25,26 @@ class Waiting(NamedTuple):
     reason: Reason
     detail: str
     position: int | None
-    """1 for the next job of its queue; None for one that is paused."""
+    """1 for the next job of its queue that a worker there may take; None for one that is paused, or that none may."""
 
 
 class _Crew(NamedTuple):
-    """Workers of a queue that are online."""
+    """Workers that are online, and have what a job asks for."""
 
     idle: int = 0
     busy: int = 0
     drained: int = 0
+
+    @classmethod
+    def of(cls, staff: Iterable[Worker], wanted: Gpus) -> "_Crew":
+        fit = [worker for worker in staff if wanted.fit(Gpus.of(worker))]
+        able = [worker for worker in fit if not worker.draining]
+        busy = sum(worker.current_job is not None for worker in able)
+        return cls(len(able) - busy, busy, len(fit) - len(able))
+
+
+_Staff = Mapping[str, Sequence[Worker]]
+"""By queue: its workers that are online."""
 
 
 def of_jobs(rows: Iterable[Job], *, heartbeat_seconds: float, session: Session) -> dict[str, Waiting]:
@@ -44,79 +56,90 @@ def of_jobs(rows: Iterable[Job], *, heartbeat_seconds: float, session: Session) 
     queued = [row for row in rows if row.state is State.QUEUED]
     if not queued:
         return found
-    places = _places(queued, session=session)
-    crews = _crews({row.queue for row in queued}, heartbeat_seconds=heartbeat_seconds, session=session)
+    staff = _staff({row.queue for row in queued}, heartbeat_seconds=heartbeat_seconds, session=session)
+    places = _places(queued, staff, session=session)
     states = _datasets({row.dataset_id for row in queued}, session=session)
     for row in queued:
-        position = places.get(row.id, 1)
+        told = _for_worker(row.queue, Gpus.wanted(row), places.get(row.id, 1), staff[row.queue])
         if states[row.dataset_id] not in LOOKED_THROUGH:
             detail = f"its dataset is being looked through ({states[row.dataset_id]})"
-            found[row.id] = Waiting("dataset", detail, position)
-        else:
-            found[row.id] = _for_worker(row.queue, position, crews[row.queue])
+            told = Waiting("dataset", detail, told.position)
+        found[row.id] = told
     return found
 
 
 def reasons(*, heartbeat_seconds: float, session: Session) -> dict[Reason, int]:
     """How many jobs wait for each reason, 0 included."""
-    statement = select(Job.queue, Dataset.state, func.count()).join(Dataset, Dataset.id == Job.dataset_id)
-    rows = session.execute(statement.where(Job.state == State.QUEUED).group_by(Job.queue, Dataset.state)).all()
-    ready = Counter[str]()
-    for queue, state, number in rows:
-        ready[queue] += number if state in LOOKED_THROUGH else 0
+    alike = (Job.queue, Job.gpus_wanted, Job.min_gpu_memory_mib, Dataset.state)
+    statement = select(*alike, func.count()).join(Dataset, Dataset.id == Job.dataset_id)
+    rows = session.execute(statement.where(Job.state == State.QUEUED).group_by(*alike)).all()
+    ready = Counter[tuple[Gpus, str]]()
+    for queue, gpus, memory_mib, state, number in rows:
+        ready[Gpus(gpus, memory_mib), queue] += number if state in LOOKED_THROUGH else 0
     found = dict.fromkeys(REASONS, 0)
-    found["dataset"] = sum(number for _, _, number in rows) - ready.total()
-    crews = _crews(ready, heartbeat_seconds=heartbeat_seconds, session=session)
-    for queue, number in ready.items():
-        soon = min(number, crews[queue].idle)
+    found["dataset"] = sum(row[-1] for row in rows) - ready.total()
+    staff = _staff({queue for _, queue in ready}, heartbeat_seconds=heartbeat_seconds, session=session)
+    begins = Counter[str]()
+    for (wanted, queue), number in sorted(ready.items(), reverse=True):  # those that fewer workers fit come first
+        soon = min(number, max(0, _Crew.of(staff[queue], wanted).idle - begins[queue]))
+        begins[queue] += soon
         found["starting_soon"] += soon
         if number > soon:
-            found[_for_worker(queue, number, crews[queue]).reason] += number - soon
+            found[_for_worker(queue, wanted, 1 + len(staff[queue]), staff[queue]).reason] += number - soon
     found["paused"] = session.scalars(select(func.count()).where(Job.state == State.PAUSED)).one()
     return found
 
 
-def _for_worker(queue: str, position: int, crew: _Crew) -> Waiting:
-    if crew == _Crew():
+def _for_worker(queue: str, wanted: Gpus, position: int, staff: Sequence[Worker]) -> Waiting:
+    if not staff:
         return Waiting("no_worker", f"no worker of the queue {queue!r} is online", position)
+    crew = _Crew.of(staff, wanted)
+    if crew == _Crew():
+        return Waiting("no_fitting_worker", nobody(wanted, queue, staff), None)
+    having = f" with {wanted}" if wanted.number else ""
     if not crew.idle and not crew.busy:
         who = "the worker" if crew.drained == 1 else f"all {crew.drained} workers"
-        return Waiting("all_drained", f"{who} of the queue {queue!r} may take no job: drained", position)
+        return Waiting("all_drained", f"{who} of the queue {queue!r}{having} may take no job: drained", position)
     if position <= crew.idle:
         return Waiting("starting_soon", "a worker is free and will take it", position)
     ahead = f"{position - 1} {'job' if position == 2 else 'jobs'} ahead"
-    at_work = f"{crew.busy} {'worker' if crew.busy == 1 else 'workers'} busy"
+    at_work = f"{crew.busy} {'worker' if crew.busy == 1 else 'workers'}{having} busy"
     return Waiting("busy", f"{ahead}, {at_work}", position)
 
 
-def _places(queued: Sequence[Job], *, session: Session) -> dict[str, int]:
-    """By the index of waiting jobs: for one job a count of those before it, for several one pass over their queues."""
+def _places(queued: Sequence[Job], staff: _Staff, *, session: Session) -> dict[str, int]:
+    """By the index of waiting jobs: for one job a count of those before it, for several one pass over their queues.
+
+    Jobs that no worker there may take are in nobody's way, and have no place.
+    """
     if len(queued) == 1:
-        return {queued[0].id: _place(queued[0], session=session)}
+        return {queued[0].id: _place(queued[0], staff, session=session)}
     place = func.row_number().over(partition_by=Job.queue, order_by=ORDER)
-    in_queue = Job.queue.in_({row.queue for row in queued})
-    numbered = select(Job.id, place.label("place")).where(Job.state == State.QUEUED, in_queue).subquery()
+    compete = or_(*(_competing(queue, staff[queue]) for queue in {row.queue for row in queued}))
+    numbered = select(Job.id, place.label("place")).where(Job.state == State.QUEUED, compete).subquery()
     wanted = numbered.c.id.in_([row.id for row in queued])
     return {job_id: number for job_id, number in session.execute(select(numbered).where(wanted))}  # noqa: C416
 
 
-def _place(job: Job, *, session: Session) -> int:
+def _place(job: Job, staff: _Staff, *, session: Session) -> int:
     own = tuple_(literal(job.priority), literal(job.created_at, UTCTime()), literal(job.id))
-    before = select(func.count()).where(Job.state == State.QUEUED, Job.queue == job.queue, tuple_(*ORDER) < own)
+    compete = _competing(job.queue, staff[job.queue])
+    before = select(func.count()).where(Job.state == State.QUEUED, compete, tuple_(*ORDER) < own)
     return 1 + session.scalars(before).one()
 
 
-def _crews(queues: Collection[str], *, heartbeat_seconds: float, session: Session) -> dict[str, _Crew]:
-    crews = dict.fromkeys(queues, _Crew())
+def _competing(queue: str, staff: Sequence[Worker]) -> ColumnElement[bool]:
+    """Jobs of the queue that some worker that is online may take; all of them where none is online."""
+    able = [within(*gpus) for gpus in largest(staff)]
+    return and_(Job.queue == queue, or_(*able)) if able else Job.queue == queue
+
+
+def _staff(queues: Collection[str], *, heartbeat_seconds: float, session: Session) -> _Staff:
+    staff: dict[str, list[Worker]] = {queue: [] for queue in queues}
     for worker in workers.online(heartbeat_seconds=heartbeat_seconds, session=session):
-        for queue in crews.keys() & set(worker.queues):
-            idle, busy, drained = crews[queue]
-            if worker.draining:
-                crews[queue] = _Crew(idle, busy, drained + 1)
-            else:
-                is_busy = worker.current_job is not None
-                crews[queue] = _Crew(idle + (not is_busy), busy + is_busy, drained)
-    return crews
+        for queue in staff.keys() & set(worker.queues):
+            staff[queue].append(worker)
+    return staff
 
 
 def _datasets(ids: Collection[str], *, session: Session) -> dict[str, str]:

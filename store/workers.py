@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from store.db import db_now, upsert
 from store.errors import NotFound
 from store.models import Draining, Job, Json, Worker
+from store.placement import CHOOSY, Gpus
 from store.states import State
 
 _MISSED: Final = 3
@@ -22,7 +23,9 @@ class Seen(NamedTuple):
 
 def register(worker_id: str, *, hostname: str, pid: int, queues: Sequence[str], device: Json, session: Session) -> None:
     """Sign a worker on; one that had this id before is replaced, but drains on if it was told to drain."""
+    gpus, memory = Gpus.usable(device)
     row = {"hostname": hostname, "pid": pid, "queues": list(queues), "device": device}
+    row |= {"gpus": gpus, "gpu_memory_mib": memory}
     fresh = {"telemetry": None, "current_job": None, "stopped_at": None}
     insert = upsert(session, Worker).values(id=worker_id, started_at=db_now(), heartbeat_at=db_now(), **row, **fresh)
     replaced = {name: insert.excluded[name] for name in (*row, *fresh, "started_at", "heartbeat_at")}
@@ -66,11 +69,15 @@ def get(worker_id: str, *, heartbeat_seconds: float, session: Session) -> Seen:
     return Seen(row[0], bool(row[1]))
 
 
-def idle_queues(*, heartbeat_seconds: float, session: Session) -> set[str]:
-    """Queues that a worker waits at: online, without a job, and not told to drain."""
+def idle(*, heartbeat_seconds: float, session: Session) -> list[Worker]:
+    """Workers that wait for a job: online, without one, and not told to drain."""
     everyone = online(heartbeat_seconds=heartbeat_seconds, session=session)
-    idle = [worker for worker in everyone if worker.current_job is None and worker.draining is None]
-    return {queue for worker in idle for queue in worker.queues}
+    return [worker for worker in everyone if worker.current_job is None and worker.draining is None]
+
+
+def bell(worker_id: str) -> str:
+    """The queue of the broker whose messages wake this worker and no other. No queue of jobs can have such a name."""
+    return f"worker:{worker_id}"
 
 
 def drain(worker_id: str, draining: Draining, *, session: Session) -> None:
@@ -83,16 +90,16 @@ def drain(worker_id: str, draining: Draining, *, session: Session) -> None:
 
 
 def undrain(worker_id: str, *, session: Session) -> None:
-    """The worker takes jobs again; the next one of each of its queues is to be announced at once.
+    """The worker takes jobs again; what it may begin with is to be announced at once.
 
     Raises:
         NotFound: as in `get`.
     """
     for queue in _set_draining(worker_id, None, session=session):
-        first = select(Job.id).where(Job.state == State.QUEUED, Job.queue == queue)
-        first = first.order_by(Job.priority, Job.created_at, Job.id).limit(1)
+        waits = (Job.state == State.QUEUED, Job.queue == queue)
+        first = select(Job.id).where(*waits).order_by(Job.priority, Job.created_at, Job.id).limit(1)
         session.execute(
-            update(Job).where(Job.id == first.scalar_subquery()).values(last_rung_at=None),
+            update(Job).where(*waits, or_(CHOOSY, Job.id == first.scalar_subquery())).values(last_rung_at=None),
             execution_options={"synchronize_session": False},
         )
 

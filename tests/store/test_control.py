@@ -312,7 +312,8 @@ def test_a_drained_worker_claims_nothing_even_after_a_new_start(world):
 
     def told():
         with world.database.read() as session:
-            return workers.draining("w", session=session), workers.idle_queues(heartbeat_seconds=5, session=session)
+            idle = workers.idle(heartbeat_seconds=5, session=session)
+            return workers.draining("w", session=session), {queue for worker in idle for queue in worker.queues}
 
     job_id = world.submit().id
     register()
