@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Engine,
+    NullPool,
     create_engine,
     event,
     make_url,
@@ -24,6 +25,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from store.settings import normal_url
+from store.silent_clients import end_sessions_of
 from store.text import json_text
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -87,15 +89,16 @@ def db_now(plus: float = 0.0) -> ColumnElement[datetime]:
     return type_coerce(_Now() + round(plus * 1_000_000), UTCTime())
 
 
-def make_engine(url: str, *, foreign_keys: bool = True) -> Engine:
+def make_engine(url: str, *, foreign_keys: bool = True, keep_connections: bool = True) -> Engine:
     """An engine set up as this service needs it. `foreign_keys=False` is for migrations, which rebuild tables."""
     parsed = make_url(normal_url(url))
+    common = _COMMON if keep_connections else {**_COMMON, "poolclass": NullPool}
     if parsed.get_backend_name() == "postgresql":
         patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in parsed.query}
-        return create_engine(parsed, pool_pre_ping=True, connect_args=patience, **_COMMON)
+        return create_engine(parsed, pool_pre_ping=True, connect_args=patience, **common)
     # isolation_level None: the driver starts no transaction of its own, `_begin` does.
     connecting = {"timeout": _BUSY_SECONDS, "isolation_level": None}
-    engine = create_engine(parsed, connect_args=connecting, **_COMMON)
+    engine = create_engine(parsed, connect_args=connecting, **common)
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, _record: Any) -> None:
@@ -124,13 +127,18 @@ class Database:
     """Sessions of one database. Open it after a fork, never before: connections are not shared by processes.
 
     Objects stay readable after their session has closed.
+
+    Args:
+        keep_connections: False for one that may be open while its process forks, and for those who write seldom: each
+            transaction has a connection of its own.
     """
 
-    def __init__(self, url: str) -> None:
-        self.engine = make_engine(url)
+    def __init__(self, url: str, *, keep_connections: bool = True) -> None:
+        self.engine = make_engine(url, keep_connections=keep_connections)
         read_only: dict[str, Any] = {_READ_ONLY: True}
         if self.engine.dialect.name == "postgresql":
             read_only = {"postgresql_readonly": True}
+            end_sessions_of(self.engine)
         self._writers = sessionmaker(self.engine, expire_on_commit=False, info={WRITES: True})
         self._readers = sessionmaker(self.engine.execution_options(**read_only), expire_on_commit=False)
 

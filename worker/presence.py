@@ -13,8 +13,9 @@ from store import reaper, workers
 from store.db import Database
 from store.models import Job
 from worker import leftovers
+from worker.gpus import gpu_facts
 from worker.settings import WorkerSettings
-from worker.telemetry import device_facts, gpu_facts, load
+from worker.telemetry import device_facts, load, said_of
 
 log = logging.getLogger("worker")
 
@@ -22,11 +23,12 @@ log = logging.getLogger("worker")
 class Presence:
     """Keeps the row of one worker.
 
-    The database is opened for each beat: the worker forks pool processes, which must not inherit a connection.
+    Each beat has a connection of its own: the worker forks pool processes, which must not inherit one.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        self._database = Database(settings.database_url, keep_connections=False)
         self._device = device_facts()
         self._silent = False
         self._first = True
@@ -49,28 +51,21 @@ class Presence:
 
     def leave(self) -> None:
         """Say that the worker is gone; where that cannot be written, its silence will tell."""
-        database = Database(self._settings.database_url)
         try:
-            with database.write() as session:
+            with self._database.write() as session:
                 workers.sign_off(self._settings.worker_id, session=session)
         except SQLAlchemyError as error:
             log.warning("could not sign off: %s", error)
-        finally:
-            database.close()
 
     def _write(self) -> None:
         telemetry = self._telemetry()
-        database = Database(self._settings.database_url)
-        try:
-            with database.write() as session:
-                if self._first:
-                    self._begin(session)
-                if not self._heartbeat(telemetry, session):
-                    self._register(session)
-                    self._heartbeat(telemetry, session)
-            self._first = False
-        finally:
-            database.close()
+        with self._database.write() as session:
+            if self._first:
+                self._begin(session)
+            if self._first or not self._heartbeat(telemetry, session):  # its predecessor may have had other GPUs
+                self._register(session)
+                self._heartbeat(telemetry, session)
+        self._first = False
 
     def _heartbeat(self, telemetry: dict[str, Any], session: Session) -> bool:
         worker_id = self._settings.worker_id
@@ -85,6 +80,8 @@ class Presence:
                 "attempt %d of job %s was lost with this worker's last process", expired.attempt, expired.job_id
             )
         leftovers.clear(self._settings.home / "work", session=session)
+        for level, line in said_of(self._device):
+            log.log(level, "%s", line)
 
     def _register(self, session: Session) -> None:
         workers.register(
