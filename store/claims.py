@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from store import metrics
 from store.db import db_now
 from store.endings import let_go, try_again
-from store.fencing import Claim, guard, move
+from store.fencing import Claim, guard, hold, move
 from store.models import Attempt, Dataset, Job, Json, Worker
 from store.reasons import WORKER_STOPPED
 from store.states import WITHOUT_WORKER, Outcome, State
@@ -81,11 +81,8 @@ def renew(claim: Claim, *, lease_seconds: float, session: Session) -> State | No
     Returns:
         The state of the job (`cancelling` and `pausing` ask the owner to stop), or None where the lease is lost.
     """
-    statement = update(Job).where(Job.id == claim.job_id, Job.lease_token == claim.token)
-    return session.scalar(
-        statement.values(lease_expires_at=db_now(lease_seconds), updated_at=db_now()).returning(Job.state),
-        execution_options={"synchronize_session": False},
-    )
+    job = hold(claim, lease_expires_at=db_now(lease_seconds), session=session)
+    return None if job is None else job.state
 
 
 def mark_started(
