@@ -132,6 +132,12 @@ class QuotaExceeded(StoreError):
         super().__init__(f"{detail}; wait until jobs have ended, cancel some, or ask for a key with a larger quota")
 
 
+class KeyUnfit(StoreError):
+    """Something that was made elsewhere cannot be an API key here. The text never repeats it."""
+
+    code = "key_unfit"
+
+
 class DatabaseUnfit(StoreError):
     """There is no database, or it is of another version."""
 

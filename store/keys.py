@@ -12,7 +12,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from store.db import db_now
-from store.errors import NotFound, QuotaExceeded
+from store.errors import KeyUnfit, NotFound, QuotaExceeded
 from store.ids import new_id
 from store.jobs import Cursor
 from store.models import ApiKey, Job, KeyScope
@@ -59,6 +59,32 @@ def create(
     session.flush()
     session.refresh(row)
     return Issued(row, key)
+
+
+def adopt(key: str, name: str, scope: KeyScope, *, session: Session) -> tuple[ApiKey, bool]:
+    """A key that was made elsewhere, as a secret file of a deployment is: from now on it is one of this database.
+
+    Doing it again changes nothing, so that every start may; a key that was revoked stays so.
+
+    Returns:
+        Its row, and whether that is new.
+
+    Raises:
+        KeyUnfit: it does not look like a key, or another secret has its id.
+    """
+    key_id = id_of(key)
+    if key_id is None:
+        raise KeyUnfit("not an API key: one is tid_, 12 hex digits, _, and 64 random hex digits")
+    row = session.get(ApiKey, key_id)
+    if row is not None:
+        if not fits(key, row.hash):
+            raise KeyUnfit(f"the id {key_id} belongs to a key with another secret; make a new key, with a new id")
+        return row, False
+    row = ApiKey(id=key_id, name=name, scope=scope, hash=digest(key))
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    return row, True
 
 
 def digest(key: str) -> str:

@@ -10,13 +10,14 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from store import audit, keys
 from store.db import Database
-from store.errors import NotFound
+from store.errors import KeyUnfit, NotFound
 from store.models import ApiKey
 from store.settings import SettingsError, load_settings
 from store.upkeep.preparing import NotMigrated, prepare_database
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.run(arguments, database)
         finally:
             database.close()
-    except (SettingsError, NotMigrated, NotFound) as error:
+    except (SettingsError, NotMigrated, NotFound, KeyUnfit) as error:
         return _complain(str(error))
     except SQLAlchemyError as error:
         return _complain(f"the database does not answer ({type(error).__name__})")
@@ -47,8 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tid keys", description="API keys, in the database itself.")
     commands = parser.add_subparsers(required=True)
     create = commands.add_parser("create", help="make a key, and print it once")
-    create.add_argument("--name", required=True, type=_name, help="whose it is")
-    create.add_argument("--scope", required=True, choices=keys.SCOPES, help="admin includes write includes read")
+    adopt = commands.add_parser("adopt", help="take a key that was made elsewhere, as by docker/init.sh")
+    for command in (create, adopt):
+        command.add_argument("--name", required=True, type=_name, help="whose it is")
+        command.add_argument("--scope", required=True, choices=keys.SCOPES, help="admin includes write includes read")
+    adopt.add_argument("--file", required=True, type=Path, help="that holds the key; - = standard input")
+    adopt.set_defaults(run=_adopt)
     create.add_argument("--expires", type=_span, metavar="90d", help="hours (h), days (d) or weeks (w); else never")
     for option, meaning in (
         ("--rate", "requests a minute"),
@@ -80,6 +85,37 @@ def _create(arguments: argparse.Namespace, database: Database) -> None:
     sys.stdout.write(f"{key}\n")
     sys.stdout.flush()
     sys.stderr.write("Clients take it from TID_API_KEY. From now on the server answers to keys alone.\n")
+
+
+def _adopt(arguments: argparse.Namespace, database: Database) -> None:
+    key = _read(arguments.file)
+    try:
+        told = _take(key, arguments, database)
+    except IntegrityError:  # another process was at it too, and its row is there now
+        told = _take(key, arguments, database)
+    sys.stdout.write(f"{told}\n")
+
+
+def _take(key: str, arguments: argparse.Namespace, database: Database) -> str:
+    with database.write() as session:
+        row, is_new = keys.adopt(key, arguments.name, arguments.scope, session=session)
+        if is_new:
+            _enter("adopt", row, session)
+        state = "is good from now on" if is_new else "was here already" + (", and is revoked" if row.revoked_at else "")
+        return f"key {row.id} of {row.name!r}, {row.scope}, {state}"
+
+
+def _read(file: Path) -> str:
+    """The key in a file.
+
+    Raises:
+        KeyUnfit: the file cannot be read.
+    """
+    try:
+        return (sys.stdin.read() if str(file) == "-" else file.read_text()).strip()
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not text"
+        raise KeyUnfit(f"the key cannot be read from {file}: {why}") from None
 
 
 def _list(_arguments: argparse.Namespace, database: Database) -> None:

@@ -42,6 +42,20 @@ def create(
     _run(["create", f"--name={name}", f"--scope={scope}", *given], home)
 
 
+@app.command()
+def adopt(
+    name: Annotated[str, typer.Option(help="Whose it is.")],
+    scope: Annotated[str, typer.Option(help="read, write (includes read) or admin (includes write).")],
+    file: Annotated[str, typer.Option(help="File that holds the key; - = standard input.")],
+    home: Home = None,
+) -> None:
+    """Take a key that was made elsewhere: a secret of a deployment, from which clients read it as well.
+
+    It must look like those that `create` makes. Doing it again changes nothing; a key that was revoked stays so.
+    """
+    _run(["adopt", f"--name={name}", f"--scope={scope}", f"--file={file}"], home)
+
+
 @app.command("list")
 def list_keys(home: Home = None) -> None:
     """List the keys, revoked ones as well."""

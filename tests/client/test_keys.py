@@ -26,6 +26,8 @@ from client.credentials import BadKey, find_key
 from client.embedded import Embedded
 from client.errors import ApiError
 from client.machine import free_port
+from store import audit, keys
+from store.db import Database
 from store.settings import Settings
 
 KEY = re.compile(r"tid_[0-9a-f]{12}_[0-9a-f]{64}")
@@ -162,6 +164,42 @@ def test_from_the_first_key_to_the_last(
             time.sleep(0.2)
         assert http.get("/jobs").status_code == 401
     assert "tid keys create" in str(binding.refusal(Settings(home=home, host="0.0.0.0")))
+
+
+def test_a_key_that_was_made_elsewhere(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docker/init.sh makes one: any number of processes may bring it, and a revoked one is not let in again."""
+    monkeypatch.setenv("TID_HOME", str(tmp_path))
+    monkeypatch.setenv("TID_DATABASE_URL", database_url)
+    file = tmp_path / "tid_admin_key"
+    key = f"tid_0123456789ab_{'5e' * 32}"
+    file.write_text(f"{key}\n")
+    command = ["adopt", "--name", "boss", "--scope", "admin", "--file", str(file)]
+    many = [subprocess.Popen([sys.executable, "-m", "api.gate.keys", *command], stdout=-1, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[0] for process in many]
+    assert sorted(said) == [
+        "key 0123456789ab of 'boss', admin, is good from now on\n",
+        "key 0123456789ab of 'boss', admin, was here already\n",
+    ]
+    assert binding.refusal(Settings(host="0.0.0.0")) is None
+    database = Database(database_url)
+    with database.read() as session:
+        assert [(row.name, keys.fits(key, row.hash)) for row in keys.usable(session=session)] == [("boss", True)]
+        assert [entry.path for entry in audit.page(session=session)] == ["tid keys adopt"]
+    database.close()
+
+    assert api_keys.main(["revoke", key]) == 0
+    assert api_keys.main(command) == 0
+    assert "was here already, and is revoked" in capsys.readouterr().out
+    assert "tid keys create" in str(binding.refusal(Settings(host="0.0.0.0")))
+    for content, told in ((key.replace("5e", "e5"), "another secret"), ("tid_1", "not an API key"), (None, "No such")):
+        file.unlink(missing_ok=True)
+        if content is not None:
+            file.write_text(content)
+        assert api_keys.main(command) == 1
+        assert told in (error := capsys.readouterr().err)
+        assert not KEY.search(error)
 
 
 @pytest.mark.parametrize(
