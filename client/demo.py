@@ -8,19 +8,17 @@ from pathlib import Path
 from types import FrameType
 
 from api.schemas import TERMINAL_STATES, Job, Report
-from client import demo_data, demo_specs
+from client import demo_places, demo_specs
 from client.board import Board, fraction
 from client.client import Client
-from client.console import FAILED, complain, out, say, span
+from client.console import FAILED, complain, out, span
 from client.demo_results import Pair, print_summary, write_results
 from client.demo_specs import DemoSize
-from client.embedded import Embedded
 from client.errors import ClientError
 from client.machine import lock_home
 
 MADE = ("service", "data", "maps", "report.json", "curves.png", "detections.png", "student.safetensors", "student.pt",
-        "model_card.json")  # fmt: skip
-DATASET = "demo-digits"
+        "model_card.json", "data.tar")  # fmt: skip
 
 
 class JobFailed(ClientError):
@@ -32,6 +30,7 @@ class Demo:
     """One run of the demo: which jobs there are, and how far they are."""
 
     client: Client
+    dataset: str
     board: Board
     size: DemoSize
     seeds: int
@@ -41,7 +40,7 @@ class Demo:
 
     def teach(self) -> Job:
         """Train the teacher."""
-        job = self.client.submit(demo_specs.teacher_spec(DATASET, self.size))
+        job = self.client.submit(demo_specs.teacher_spec(self.dataset, self.size))
         self.follow({"teacher": (job.id, self.size.split(self.seeds)[0])})
         return self.client.job(job.id)
 
@@ -50,7 +49,7 @@ class Demo:
         pairs, rows = list[Pair](), dict[str, tuple[str, float]]()
         _, student_share, baseline_share = self.size.split(self.seeds)
         for seed in range(self.seeds):
-            job = self.client.submit(demo_specs.student_spec(DATASET, teacher.id, self.size, seed))
+            job = self.client.submit(demo_specs.student_spec(self.dataset, teacher.id, self.size, seed))
             if job.baseline_job_id is None:
                 raise JobFailed(f"job {job.id} has no baseline beside it")
             pairs.append(Pair(seed=seed, student=job.id, baseline=job.baseline_job_id))
@@ -94,8 +93,11 @@ class Demo:
         return role if self.seeds == 1 else f"{role}, seed {seed}"
 
 
-def run_demo(folder: Path, *, seeds: int, images: int | None, quick: bool, force: bool) -> int:
-    """Run the demo into `folder`; the exit code of the command.
+def run_demo(folder: Path, *, seeds: int, images: int | None, quick: bool, force: bool, remote: bool = False) -> int:
+    """Run the demo into `folder`, with a service of its own or at the server that TID_URL names (`remote`).
+
+    Returns:
+        The exit code of the command.
 
     Raises:
         ClientError: the folder is in use. EmbeddedError: the service cannot start.
@@ -105,28 +107,23 @@ def run_demo(folder: Path, *, seeds: int, images: int | None, quick: bool, force
     signal.signal(signal.SIGTERM, _as_interrupt)
     began = time.monotonic()
     try:
-        reports = _run(folder, size, seeds)
+        reports = _run(folder, size, seeds, remote)
     except JobFailed as error:
-        complain(f"{error}\nlogs of the service: {folder / 'service' / 'logs'}")
+        complain(str(error) if remote else f"{error}\nlogs of the service: {folder / 'service' / 'logs'}")
         return FAILED
     except KeyboardInterrupt:
-        complain(f"interrupted; everything is stopped. `tid demo --out {folder} --force` starts over")
+        stopped = "the server goes on with its jobs, `tid cancel` ends them" if remote else "everything is stopped"
+        complain(f"interrupted; {stopped}. `tid demo --out {folder} --force` starts over")
         raise
-    print_summary(reports, folder, seconds=time.monotonic() - began, quick=quick)
+    print_summary(reports, folder, seconds=time.monotonic() - began, quick=quick, remote=remote)
     return 0
 
 
-def _run(folder: Path, size: DemoSize, seeds: int) -> list[Report]:
-    say(f"writing {size.images:,} training images of handwritten digits to {folder / 'data'}")
-    demo_data.write(folder / "data", images=size.images, seed=0)
-    say("starting the service: Valkey, the API, one worker, SQLite")
-    roots = str((folder / "data").resolve())
-    service = Embedded(folder / "service", port=0, workers=1, environment={"TID_DATA_ROOTS": roots})
-    with service, Client(service.url) as client:
-        client.add_dataset(DATASET, (folder / "data").resolve())
-        say(f"the API is at {service.url}; training a teacher, then a student with and without it\n")
+def _run(folder: Path, size: DemoSize, seeds: int, remote: bool) -> list[Report]:
+    place = demo_places.remote_server if remote else demo_places.own_service
+    with place(folder, size) as (client, dataset):
         with Board(out()) as board:
-            demo = Demo(client, board, size, seeds)
+            demo = Demo(client, dataset, board, size, seeds)
             for label in demo.labels():
                 board.add(label)
             teacher = demo.teach()

@@ -109,7 +109,7 @@ def _mean(values: list[float | None] | list[float]) -> float | None:
     return fmean(known) if known else None
 
 
-def print_summary(reports: list[Report], folder: Path, *, seconds: float, quick: bool) -> None:
+def print_summary(reports: list[Report], folder: Path, *, seconds: float, quick: bool, remote: bool) -> None:
     """The table, what it says, and what to look at."""
     out().print()
     out().print(_table(reports))
@@ -125,7 +125,10 @@ def print_summary(reports: list[Report], folder: Path, *, seconds: float, quick:
         ("model_card.json", "classes, AP, provenance, sha256, and how to load it with torchvision alone"),
     ):
         say(f"  {name:<20} {meaning}")
-    say(f"next: tid up --home {folder / 'service'} serves these jobs again; with it running,")
+    if remote:
+        say("next, at the same server:")
+    else:
+        say(f"next: tid up --home {folder / 'service'} serves these jobs again; with it running,")
     say("  tid datasets add NAME FOLDER and tid submit SPEC --watch train on your own images")
 
 

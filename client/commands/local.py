@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from client.console import INTERRUPTED, say
+from client.service_code import run_store
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +37,8 @@ def up(
     """
     from client.embedded import Embedded
 
+    if any(name.startswith("TID_") for name in os.environ):
+        run_store("misspelt", [], None)  # the parts say it too, in their logs
     environment = {"TID_DATA_ROOTS": _roots(data)} if data else {}
     embedded = Embedded(home, host=host, port=port, workers=workers, environment=environment)
     if not embedded.run_forever(_welcome, _part):
@@ -64,15 +67,18 @@ def demo(
     images: Annotated[int | None, typer.Option(min=20, help="Training images (default 1,000).")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One minute: does it all work? AP means nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the results of an earlier demo.")] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="At the server that TID_URL or --url names, which gets the images.")
+    ] = False,
 ) -> None:
     """Go from nothing to a distilled detector.
 
-    Starts the service, writes a dataset of handwritten digits, trains a teacher, a student taught by it and the same
-    student alone, and compares them. Ten minutes on two cores.
+    Starts the service (or uses one that runs, with --remote), writes a dataset of handwritten digits, trains a
+    teacher, a student taught by it and the same student alone, and compares them. Ten minutes on two cores.
     """
     from client.demo import run_demo
 
-    raise typer.Exit(run_demo(out, seeds=seeds, images=images, quick=quick, force=force))
+    raise typer.Exit(run_demo(out, seeds=seeds, images=images, quick=quick, force=force, remote=remote))
 
 
 def demo_data(
@@ -109,8 +115,8 @@ def train(
 
     parse(spec, read_document(spec))
     if find_spec("torch") is None:
-        raise ClientError("training needs torch: install `tid-service[worker]`")
-    command = [sys.executable, "-m", "tid_core.run", str(spec), "--out", str(out)]
+        raise ClientError('training needs torch: pip install "tid-service[worker]"')
+    command = [sys.executable, "-P", "-m", "tid_core.run", str(spec), "--out", str(out)]
     command += ["--dataset", str(dataset)] if dataset is not None else []
     command += ["--dataset-options", dataset_options] if dataset_options is not None else []
     sys.stdout.flush()
