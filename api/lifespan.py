@@ -18,7 +18,7 @@ from api.monitoring.readiness import Readiness
 from api.monitoring.scraping import Scraper
 from api.reaping import Reaper
 from api.streams.hub import Hub
-from store.artifacts import FolderArtifacts
+from store.artifacts import open_artifacts
 from store.db import Database
 from store.monitoring import tracing
 from store.settings import Settings
@@ -41,7 +41,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts = Parts(
         settings=settings,
         database=database,
-        artifacts=FolderArtifacts(settings.artifacts),
+        artifacts=open_artifacts(settings),
         doorbell=Doorbell(settings.broker_url, on_failure=app.state.instruments.doorbell_failures.inc),
         keys=ring,
         trail=Trail(database, ring, settings.audit_days),

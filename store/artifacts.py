@@ -1,18 +1,27 @@
-"""Where files are kept: a small interface, and its folder. Keys are relative paths such as `jobs/<id>/a1/best.pt`."""
+"""Where files are kept: a small interface, and its folder. Keys are relative paths such as `jobs/<id>/a1/best.pt`.
+
+The other place that files may be kept in, a bucket of S3, is in `store.s3`. `open_artifacts` opens what TID_ARTIFACTS
+names.
+"""
 
 import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+from store.places import S3Place
+from store.settings import Settings
 
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _KEY_LENGTH: Final = 512
 _TEMPORARY: Final = ".tmp-"
+_PIECE: Final = 1 << 18
 CONDEMNED: Final = ".condemned"
 """A file that no key can name, in a folder that is being deleted."""
 
@@ -27,35 +36,70 @@ def attempt_key(job_id: str, attempt: int) -> str:
     return f"{job_key(job_id)}/attempt-{attempt}"
 
 
+def checked_key(key: str) -> str:
+    """Raises:
+    ValueError: not a key.
+    """
+    if len(key) > _KEY_LENGTH or not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is not a key: parts of letters, digits and ._- between slashes, none hidden")
+    return key
+
+
 class Stored(NamedTuple):
     key: str
     sha256: str
     num_bytes: int
 
 
+class ArtifactDamaged(OSError):
+    """What the store gives is not what was put."""
+
+
+class Listed(NamedTuple):
+    """A file as it lies there, also one that no key can name: what a killed writer left, or `CONDEMNED`."""
+
+    name: str
+    num_bytes: int
+    changed: float
+    """Seconds since 1970."""
+
+
 class ArtifactStore(Protocol):
-    """Files by key. A file is there in full or not at all, and does not change once it is there."""
+    """Files by key. A file is there in full or not at all, and does not change once it is there.
+
+    Whatever names a key raises ValueError where it is none, and OSError where the store does not answer or refuses;
+    the error says what and how to mend it. Any thread may call, but no process that was forked after the first call.
+    """
 
     def put(self, key: str, source: Path) -> Stored:
         """Keep the content of `source`; its file must not be changed in place afterwards.
 
         Raises:
-            ValueError: not a key.
-            OSError: no room, or not readable; nothing is left behind.
+            OSError: no room (ENOSPC, EDQUOT), or not readable; nothing is left behind.
         """
         ...
 
-    def path(self, key: str) -> Path:
-        """A local path of the file, which may not exist.
+    def stream(self, key: str, first: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The content in pieces, of all or of the bytes `first` to `stop` (which is not among them) that are there.
 
         Raises:
-            ValueError: not a key.
+            FileNotFoundError: there is no such file, told before the first piece.
+            OSError: between two pieces, too.
         """
         ...
 
-    def open(self, key: str) -> BinaryIO:
-        """Raises:
-        FileNotFoundError: there is no such file.
+    def local(self, key: str) -> Path | None:
+        """Where the file or folder lies (or would) on this machine; None where it has to be fetched."""
+        ...
+
+    def fetch(self, key: str, target: Path, *, sha256: str | None = None) -> Path:
+        """A path of the file, or of the folder of everything below the key: where it lies, or else a copy at `target`.
+
+        A copy appears in full or not at all, checked against `sha256` (of a file), or what the store itself knows.
+
+        Raises:
+            FileNotFoundError: there is neither a file nor anything below.
+            ArtifactDamaged: what arrives is not what was put, twice.
         """
         ...
 
@@ -63,18 +107,49 @@ class ArtifactStore(Protocol):
         """Bytes of the file, or None where there is none."""
         ...
 
+    def listing(self, key: str | None = None) -> Iterator[Listed]:
+        """Every file below the key, or of the whole store; in no order."""
+        ...
+
     def delete(self, key: str) -> None:
         """Remove the file, or everything below the key; nothing happens where there is nothing."""
+        ...
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove files by the names that `listing` told, `CONDEMNED` last; what is gone already does not matter."""
         ...
 
     def condemn(self, key: str) -> None:
         """Leave word that everything below the key goes once no row names it: should this process be killed between
         the commit and `delete`, the garbage collection knows.
-
-        Raises:
-            OSError: not writable.
         """
         ...
+
+    def check(self) -> None:
+        """Raises:
+        OSError: files cannot be put there now; says why, and how to mend it.
+        """
+        ...
+
+    def url(self, key: str) -> str | None:
+        """A URL by which anybody can GET the file for the next minutes, where that is wanted and possible."""
+        ...
+
+
+def open_artifacts(settings: Settings, *, link: bool = True) -> ArtifactStore:
+    """What TID_ARTIFACTS names; a bucket is not asked for anything yet.
+
+    Args:
+        link: of a folder, as in `FolderArtifacts`.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    if isinstance(settings.artifacts, S3Place):
+        from store.s3 import S3Artifacts  # a folder does without the library
+
+        return S3Artifacts.of(settings, settings.artifacts)
+    return FolderArtifacts(settings.artifacts, link=link)
 
 
 class FolderArtifacts:
@@ -90,7 +165,7 @@ class FolderArtifacts:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def put(self, key: str, source: Path) -> Stored:
-        target = self.path(key)
+        target = self.local(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(target.parent) as temporary:
             self._bring(source, temporary)
@@ -99,20 +174,43 @@ class FolderArtifacts:
         sync_folder(target.parent)
         return Stored(key, sha256, num_bytes)
 
-    def path(self, key: str) -> Path:
-        if len(key) > _KEY_LENGTH or not _KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is not a key: parts of letters, digits and ._- between slashes, none hidden")
-        return self.root / key
+    def local(self, key: str) -> Path:
+        return self.root / checked_key(key)
 
-    def open(self, key: str) -> BinaryIO:
-        return self.path(key).open("rb")
+    def stream(self, key: str, first: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        file = self.local(key).open("rb")
+        file.seek(first)
+
+        def pieces() -> Iterator[bytes]:
+            left = None if stop is None else stop - first
+            with file:
+                while piece := file.read(_PIECE if left is None else min(_PIECE, left)):
+                    yield piece
+                    left = None if left is None else left - len(piece)
+
+        return pieces()
+
+    def fetch(self, key: str, target: Path, *, sha256: str | None = None) -> Path:  # noqa: ARG002 (nothing is copied)
+        path = self.local(key)
+        path.stat()
+        return path
 
     def size(self, key: str) -> int | None:
-        path = self.path(key)
+        path = self.local(key)
         return path.stat().st_size if path.is_file() else None
 
+    def listing(self, key: str | None = None) -> Iterator[Listed]:
+        top = self.root if key is None else self.local(key)
+        for folder, _, names in os.walk(top):
+            for path in (Path(folder, name) for name in names):
+                with suppress(FileNotFoundError):
+                    stat = path.lstat()
+                    # The change of the inode, too: a link is as old as what it leads to, and its row may be to come.
+                    changed = max(stat.st_mtime, stat.st_ctime)
+                    yield Listed(path.relative_to(self.root).as_posix(), stat.st_size, changed)
+
     def delete(self, key: str) -> None:
-        path = self.path(key)
+        path = self.local(key)
         if path.is_dir():
             for child in path.iterdir():
                 if child.is_dir():
@@ -121,10 +219,23 @@ class FolderArtifacts:
         else:
             path.unlink(missing_ok=True)
 
+    def discard(self, names: Iterable[str]) -> None:
+        for name in sorted(names, key=is_condemned):
+            path = self.root / name
+            path.unlink(missing_ok=True)
+            self._remove_empty(path.parent)
+
     def condemn(self, key: str) -> None:
-        folder = self.path(key)
+        folder = self.local(key)
         if folder.is_dir():
             (folder / CONDEMNED).touch()
+
+    def check(self) -> None:
+        with tempfile.TemporaryFile(dir=self.root):
+            pass
+
+    def url(self, key: str) -> None:
+        checked_key(key)
 
     def _bring(self, source: Path, temporary: Path) -> None:
         if self._link:
@@ -137,6 +248,20 @@ class FolderArtifacts:
                 return
         with source.open("rb") as reading, temporary.open("xb") as writing:
             shutil.copyfileobj(reading, writing, 1 << 20)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """The folder and those above it, but for `jobs`, `datasets` and the root."""
+        while folder != self.root and folder.parent != self.root:
+            try:
+                folder.rmdir()
+            except OSError:  # not empty
+                return
+            folder = folder.parent
+
+
+def is_condemned(name: str) -> bool:
+    """Whether a name that `listing` told is the word that the rest of its folder goes."""
+    return name.rpartition("/")[2] == CONDEMNED
 
 
 @contextmanager

@@ -5,15 +5,18 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
+
+from store.places import S3Place, checked_endpoint, parse_place
 
 PREFIX = "TID_"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024)]
 Kind = TypeVar("Kind", bound="Settings")
+_SECRETIVE = ("url", "endpoint", "key", "key_id", "artifacts")
 
 
 class SettingsError(ValueError):
@@ -40,13 +43,33 @@ class Settings(BaseSettings):
         (),
         description=f"Folders that data and weights may lie in, separated by {os.pathsep!r}; empty = data under home.",
     )
-    artifacts: Path = Field(
-        Path(), description="Folder of checkpoints, maps and resume states; empty = artifacts under home."
+    artifacts: Annotated[Path | S3Place, NoDecode] = Field(
+        Path(),
+        description="Folder of checkpoints, maps and resume states, or s3://BUCKET/PREFIX; empty = artifacts under "
+        "home.",
     )
     uploads: Path = Field(
         Path(),
         description="Folder of uploaded datasets, which the API writes and the workers read; for this service alone. "
         "Empty = uploads under home.",
+    )
+    s3_endpoint: str = Field(
+        "",
+        description="URL of the S3 server, https://HOST or http://HOST:PORT; empty = AWS_ENDPOINT_URL, or AWS itself.",
+    )
+    s3_region: str = Field("", description="Region of the bucket; empty = AWS_REGION, or us-east-1.")
+    s3_access_key_id: str = Field(
+        "", description="Key for S3; empty = what AWS_* variables or the role of the machine say.", repr=False
+    )
+    s3_secret_access_key: SecretStr = Field(SecretStr(""), description="Secret of that key.")
+    s3_checksums: bool = Field(
+        True, description="Have S3 check a sha256 of what it is sent; false for a server that refuses it."
+    )
+    s3_redirect: bool = Field(
+        False, description="Downloads are redirected to S3 by a presigned URL instead of going through the API."
+    )
+    s3_public_endpoint: str = Field(
+        "", description="URL by which clients reach the S3 server, for TID_S3_REDIRECT; empty = TID_S3_ENDPOINT."
     )
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 = any free one.")
@@ -115,10 +138,20 @@ class Settings(BaseSettings):
             return value
         return tuple(name.strip().lower() for name in value.split(",") if name.strip())
 
+    @field_validator("artifacts", mode="before")
+    @classmethod
+    def _folder_or_bucket(cls, value: Any) -> Any:
+        return parse_place(value) if isinstance(value, str) else value
+
     @field_validator("home", "artifacts", "uploads", mode="after")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return _real(path)
+    def _absolute(cls, place: Path | S3Place) -> Path | S3Place:
+        return place if isinstance(place, S3Place) else _real(place)
+
+    @field_validator("s3_endpoint", "s3_public_endpoint", mode="after")
+    @classmethod
+    def _known_endpoint(cls, url: str) -> str:
+        return checked_endpoint(url) if url else url
 
     @field_validator("data_roots", mode="after")
     @classmethod
@@ -145,6 +178,15 @@ class Settings(BaseSettings):
             "database_url": f"sqlite:///{home}/tid.db",
         }
         return {**data, **{name: place for name, place in places.items() if not data.get(name)}}
+
+    @model_validator(mode="after")
+    def _key_and_secret(self) -> Self:
+        names = ("TID_S3_ACCESS_KEY_ID", "TID_S3_SECRET_ACCESS_KEY")
+        given = (bool(self.s3_access_key_id), bool(self.s3_secret_access_key.get_secret_value()))
+        if given[0] != given[1]:
+            there, missing = names if given[0] else reversed(names)
+            raise ValueError(f"{there} is set and {missing} is not; set both, or none to use what AWS_* or a role say")
+        return self
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> Self:
@@ -207,9 +249,10 @@ def _complaint(entry: Any) -> str:
     message = entry["msg"].removeprefix("Value error, ")
     if not entry["loc"]:
         return str(message)
-    # The value of a URL may hold a password: it is never repeated.
-    got = "" if str(entry["loc"][0]).endswith("url") else f", got {entry['input']!r}"
-    return f"{PREFIX}{str(entry['loc'][0]).upper()}: {message}{got}"
+    name = str(entry["loc"][0])
+    # What may hold a password is never repeated.
+    got = "" if name.endswith(_SECRETIVE) else f", got {entry['input']!r}"
+    return f"{PREFIX}{name.upper()}: {message}{got}"
 
 
 @cache

@@ -18,6 +18,9 @@ import pytest
 from store.db import Database
 from store.ids import new_id
 from store.upgrade import upgrade
+from tests.s3 import s3_server
+
+__all__ = ["s3_server"]
 
 os.environ.setdefault("TID_ALLOWED_HOSTS", "testserver")  # the name by which TestClient asks
 TEMPLATE = "tid_template"

@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from store import datasets, jobs, resume_states
+from store.artifacts import ArtifactDamaged
 from store.db import Database
 from store.errors import NotFound, OutsideRoots, TeacherNotReady
 from store.fencing import Claim
@@ -23,11 +24,19 @@ from worker.uploads import Storage
 
 @dataclass(frozen=True)
 class _JobCheckpoint:
-    """A checkpoint of an earlier job: what it is, and its key among the artifacts."""
+    """A checkpoint of an earlier job: what it is, and its file among the artifacts."""
 
     detector: str
     classes: list[str]
     key: str
+    sha256: str
+
+    def fetch(self, storage: Storage, folder: Path) -> Path:
+        try:
+            return storage.fetch(self.key, folder / Path(self.key).name, sha256=self.sha256)
+        except (FileNotFoundError, ArtifactDamaged) as error:
+            detail = f"{error.filename} is not in the artifact store as it was put: {error.strerror}"
+            raise TrainingFailure("checkpoint_invalid", detail) from error
 
 
 @dataclass(frozen=True)
@@ -47,19 +56,20 @@ def prepare(claim: Claim, database: Database, settings: WorkerSettings, storage:
 
     Raises:
         TrainingFailure: the dataset, the teacher or a weights file cannot be used.
+        StorageFailed: the artifact store does not answer.
     """
     with database.read() as session:
         records = _read(claim, session)
     _clear(scratch, claim.attempt)
     spec = with_threads(records.spec, settings.threads)
-    splits = _splits(records.dataset, settings.data_roots, storage)
+    splits = _splits(records.dataset, settings.data_roots, storage, scratch / "index")
     return RunPlan(
         spec=spec,
         train=splits["train"],
         val=splits["val"],
         classes=list(records.dataset.classes),
-        teacher=_teacher(spec, records.teacher, settings.data_roots, storage),
-        student_file=_student_file(spec, records.student, settings.data_roots, storage),
+        teacher=_teacher(spec, records.teacher, settings.data_roots, storage, scratch / "teacher"),
+        student_file=_student_file(spec, records.student, settings.data_roots, storage, scratch / "student"),
         out_dir=scratch / "out",
         resume_from=_gather_states(records.resume_keys, storage, scratch / "resume-from"),
         provenance=records.provenance,
@@ -97,7 +107,7 @@ def _read(claim: Claim, session: Session) -> _Records:
     )
 
 
-def _splits(dataset: Dataset, roots: Sequence[Path], storage: Storage) -> dict[str, SplitPaths]:
+def _splits(dataset: Dataset, roots: Sequence[Path], storage: Storage, folder: Path) -> dict[str, SplitPaths]:
     """The dataset's images where they lie, and its annotations as they were when it was looked through."""
     if dataset.state != "ready" or dataset.root is None or dataset.index_prefix is None:
         why = "; ".join(f"{reason['code']}: {reason['detail']}" for reason in dataset.report) or "it was not looked at"
@@ -108,10 +118,13 @@ def _splits(dataset: Dataset, roots: Sequence[Path], storage: Storage) -> dict[s
         raise TrainingFailure("dataset_invalid", detail)
     if dataset.source == "folder":
         _check_place(root, roots, "dataset_invalid")
-    index = storage.path(dataset.index_prefix)
-    splits = index_splits(root, index)
+    try:
+        splits = index_splits(root, storage.fetch(dataset.index_prefix, folder))
+    except (FileNotFoundError, ArtifactDamaged) as error:
+        detail = f"the index of dataset {dataset.name} is not at {error.filename} as it was put: {error.strerror}"
+        raise TrainingFailure("dataset_invalid", detail) from error
     if not {"train", "val"} <= splits.keys():
-        raise TrainingFailure("dataset_invalid", f"the index of dataset {dataset.name} is gone from {index}")
+        raise TrainingFailure("dataset_invalid", f"the index of dataset {dataset.name} has no splits to train from")
     return splits
 
 
@@ -122,16 +135,16 @@ def _job_checkpoint(weights: JobWeights, session: Session) -> _JobCheckpoint:
         raise TrainingFailure("teacher_not_ready", str(error)) from error
     job = session.get_one(Job, weights.job)
     classes = list(session.get_one(Dataset, job.dataset_id).classes)
-    return _JobCheckpoint(JobSpec.model_validate(job.spec).student.detector, classes, row.key)
+    return _JobCheckpoint(JobSpec.model_validate(job.spec).student.detector, classes, row.key, row.sha256)
 
 
 def _teacher(
-    spec: JobSpec, found: _JobCheckpoint | None, roots: Sequence[Path], storage: Storage
+    spec: JobSpec, found: _JobCheckpoint | None, roots: Sequence[Path], storage: Storage, folder: Path
 ) -> TeacherPlan | None:
     if spec.teacher is None:
         return None
     if found is not None:
-        file = storage.path(found.key)
+        file = found.fetch(storage, folder)
         return TeacherPlan(detector=spec.teacher.detector or found.detector, file=file, classes=found.classes)
     detector, weights = spec.teacher.detector, spec.teacher.weights
     assert detector is not None  # noqa: S101 (the spec asks for it unless a job is named)
@@ -140,9 +153,11 @@ def _teacher(
     return TeacherPlan(detector=detector, weights=str(weights))
 
 
-def _student_file(spec: JobSpec, found: _JobCheckpoint | None, roots: Sequence[Path], storage: Storage) -> Path | None:
+def _student_file(
+    spec: JobSpec, found: _JobCheckpoint | None, roots: Sequence[Path], storage: Storage, folder: Path
+) -> Path | None:
     if found is not None:
-        return storage.path(found.key)
+        return found.fetch(storage, folder)
     weights = spec.student.weights
     return _local(weights.file, roots) if isinstance(weights, FileWeights) else None
 
@@ -153,8 +168,18 @@ def _gather_states(keys: list[str], storage: Storage, folder: Path) -> Path | No
     for key in keys:
         state = folder / Path(key).name
         if not state.exists():
-            state.symlink_to(storage.path(key), target_is_directory=True)
+            _bring_state(key, state, storage)
     return folder / Path(keys[0]).name if keys else None
+
+
+def _bring_state(key: str, state: Path, storage: Storage) -> None:
+    try:
+        found = storage.fetch(key, state)
+    except (FileNotFoundError, ArtifactDamaged):
+        state.mkdir()  # which is no state, as the training will tell
+        return
+    if found != state:
+        state.symlink_to(found, target_is_directory=True)
 
 
 def _local(file: Path, roots: Sequence[Path]) -> Path:

@@ -32,7 +32,7 @@ from worker.settings import WorkerSettings
 from worker.shutdown import StopFlag
 from worker.stopping import HANDED_BACK, Reason, StopRequest
 from worker.trace import AttemptTrace
-from worker.uploads import FULL, Storage
+from worker.uploads import FULL, Storage, StorageFailed
 
 log = logging.getLogger("worker")
 
@@ -119,6 +119,8 @@ class Supervisor:
                 self._settle(self._train())
             except TrainingFailure as failure:
                 self._finish_failed(failure.reason, failure.detail)
+            except StorageFailed as failed:
+                self._report_crash(failed.ending.reason, failed.ending.detail)
             except (LeaseLost, OwnershipUnknown) as error:
                 log.warning("%s; its training is stopped and nothing more is written", error)
             except Exception as error:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from store.artifacts import ArtifactStore, FolderArtifacts, Stored, attempt_key
+from store.artifacts import ArtifactDamaged, Stored, attempt_key, open_artifacts
 from store.fencing import Claim
 from tid_core.events import Artifact, Checkpoint, ResumeState
 from worker.endings import Ending
@@ -36,11 +36,19 @@ class Upload:
     failure: Ending | None = None
 
 
+class StorageFailed(Exception):
+    """What an attempt needs could not be had from the artifact store."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.detail)
+        self.ending = ending
+
+
 class Storage:
     """The artifact store for one attempt."""
 
     def __init__(self, settings: WorkerSettings, claim: Claim) -> None:
-        self._store: ArtifactStore = FolderArtifacts(settings.artifacts)
+        self._store = open_artifacts(settings)
         self._patience = {False: settings.storage_seconds, True: settings.full_seconds}
         self._prefix = attempt_key(claim.job_id, claim.attempt)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="storage")
@@ -71,9 +79,27 @@ class Storage:
             ended.append(self._uploads.pop(0).result())
         return [upload for upload in ended if upload is not None]
 
-    def path(self, key: str) -> Path:
-        """Where a stored file or folder lies on this machine."""
-        return self._store.path(key)
+    def fetch(self, key: str, target: Path, *, sha256: str | None = None) -> Path:
+        """A path of a stored file or folder: where it lies, or a copy at `target`. For the thread, since it may take
+        long; a store that does not answer is asked again for a while.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ArtifactDamaged: it is not what was put.
+            StorageFailed: the store does not answer.
+        """
+        since = time.monotonic()
+        while True:
+            try:
+                return self._store.fetch(key, target, sha256=sha256)
+            except (FileNotFoundError, ArtifactDamaged):
+                raise
+            except OSError as error:
+                if error.errno in FULL:  # this machine's disk
+                    raise
+                if self._hurry.is_set() or time.monotonic() - since > self._patience[False]:
+                    raise StorageFailed(_fetch_failure(error)) from error
+                self._hurry.wait(min(_RETRY_SECONDS, self._patience[False]))
 
     def state_key(self, event: ResumeState) -> str:
         """Key of a resume state as a whole; its manifest is stored last."""
@@ -160,6 +186,10 @@ def _role(event: Checkpoint | Artifact) -> tuple[str, str]:
 def _storage_failure(error: OSError) -> Ending:
     code = "disk_full" if error.errno in FULL else "storage_failed"
     return Ending(code, f"the artifact store does not take {error.filename or 'a file'}: {error.strerror or error}")
+
+
+def _fetch_failure(error: OSError) -> Ending:
+    return Ending("storage_failed", f"the artifact store does not give {error.filename}: {error.strerror or error}")
 
 
 def _difference(event: FileEvent, files: Mapping[str, Stored]) -> Ending | None:

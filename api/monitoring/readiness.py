@@ -22,6 +22,7 @@ from api.schemas import Dependency, DependencyName
 from store import workers
 from store.db import db_now
 from store.models import Lease
+from store.places import S3Place
 from store.reaper import LEASE, LEASE_ROUNDS
 
 LIMIT_SECONDS: Final = 1.2
@@ -47,7 +48,7 @@ class Readiness:
             "database": self._database,
             "migrations": self._migrations,
             "broker": self._broker,
-            "artifacts": lambda: self._folder(parts.settings.artifacts, "TID_ARTIFACTS"),
+            "artifacts": self._artifacts,
             "uploads": lambda: self._folder(parts.settings.uploads, "TID_UPLOADS"),
             "reaper": self._reaper,
             "workers": self._workers,
@@ -94,6 +95,17 @@ class Readiness:
         self._parts.doorbell.check()
         return Finding()
 
+    def _artifacts(self) -> Finding:
+        place = self._parts.settings.artifacts
+        if not isinstance(place, S3Place):
+            return self._folder(place, "TID_ARTIFACTS")
+        try:
+            self._parts.artifacts.check()
+        except OSError as error:
+            remedy = getattr(error, "remedy", "") or _REMEDIES["artifacts"]
+            return Finding(f"{place}: {getattr(error, 'problem', error)}", remedy)
+        return Finding()
+
     def _folder(self, folder: Path, setting: str) -> Finding:
         """Files can be written, and there is room. A folder that is made when it is needed may be missing."""
         while not folder.exists() and folder != folder.parent:
@@ -138,7 +150,7 @@ _REMEDIES: Final[dict[str, str]] = {
     "database": "start the database, or look at what it waits for; TID_DATABASE_URL says where it is",
     "migrations": "mend the database first",
     "broker": "start Valkey or Redis; TID_BROKER_URL says where it is. Jobs are taken meanwhile, and start later",
-    "artifacts": "look at the disk, which does not answer",
+    "artifacts": "look at the disk, or the S3 server, which does not answer",
     "uploads": "look at the disk, which does not answer",
     "reaper": "mend the database first",
     "workers": "mend the database first",

@@ -8,7 +8,7 @@ from fastapi import Query, Request, Response
 
 from api import paging
 from api.deps import PartsDep, ReadSession
-from api.downloads import file_answer
+from api.downloads import file_answer, store_away
 from api.ingest.receiving import receive
 from api.ingest.upload_folder import delete_files
 from api.problems import ProblemError, of_store
@@ -104,12 +104,16 @@ def sample(name_or_id: str, request: Request, parts: PartsDep, session: ReadSess
     if row.index_prefix is None:
         detail = f"the dataset {row.name!r} is {row.state}; it has a sample once it is ready"
         raise ProblemError(409, "dataset_not_ready", detail)
-    path = parts.artifacts.path(f"{row.index_prefix}/sample.jpg")
+    key, digest = f"{row.index_prefix}/sample.jpg", hashlib.sha256()
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
+        for piece in parts.artifacts.stream(key):
+            digest.update(piece)
+    except FileNotFoundError as error:
         raise ProblemError(404, "file_gone", "the picture is gone from the store") from error
-    return file_answer(request, path, sha256=digest, filename=f"{row.name}.jpg", disposition="inline")
+    except OSError as error:
+        raise store_away(key, error) from error
+    place = {"sha256": digest.hexdigest(), "filename": f"{row.name}.jpg"}
+    return file_answer(request, parts.artifacts, key, **place, disposition="inline")
 
 
 @router.delete("/{name_or_id}", name="delete", status_code=204)

@@ -72,7 +72,7 @@ def checkpoint(
     job = jobs.get(job_id, session=session)
     row = checkpoints.get(job_id, name, file_format=format, session=session)
     filename = f"{_file_stem(job.name)}-{job_id}-{name}{_SUFFIXES[format]}"
-    return file_answer(request, parts.artifacts.path(row.key), sha256=row.sha256, filename=filename)
+    return file_answer(request, parts.artifacts, row.key, sha256=row.sha256, filename=filename)
 
 
 @router.get("/maps", name="maps")
@@ -87,8 +87,8 @@ def map_picture(job_id: str, name: str, request: Request, parts: PartsDep, sessi
     """One picture (PNG)."""
     jobs.get(job_id, session=session)
     row = outputs.get(job_id, "map", name, session=session)
-    path = parts.artifacts.path(row.key)
-    return file_answer(request, path, sha256=row.sha256, filename=row.name, disposition="inline")
+    place = {"sha256": row.sha256, "filename": row.name}
+    return file_answer(request, parts.artifacts, row.key, **place, disposition="inline")
 
 
 @router.get("/artifacts", name="artifacts")
@@ -106,7 +106,7 @@ def artifact(job_id: str, name: str, request: Request, parts: PartsDep, session:
     if not found:
         raise NotFound("artifact", name, f"of job {job_id}")
     row = found[0]
-    return file_answer(request, parts.artifacts.path(row.key), sha256=row.sha256, filename=row.name)
+    return file_answer(request, parts.artifacts, row.key, sha256=row.sha256, filename=row.name)
 
 
 def _list(job_id: str, kind: str | None, *, session: Session) -> Items[ArtifactOut]:

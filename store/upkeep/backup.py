@@ -20,7 +20,7 @@ from typing import Final
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from store.artifacts import sync_folder
+from store.artifacts import ArtifactStore, open_artifacts, sync_folder
 from store.errors import BackupError, StoreError
 from store.settings import Settings, SettingsError, load_settings
 from store.upgrade import open_current
@@ -77,19 +77,32 @@ def _copy(settings: Settings, partial: Path, *, with_files: bool, tell: Tell) ->
 
 def _copy_files(settings: Settings, partial: Path, taken: Dump) -> list[str]:
     """Copy what is not yet there; returns what was not found."""
-    roots = {"artifacts": settings.artifacts, "uploads": settings.uploads}
-    missing = []
+    artifacts, missing = open_artifacts(settings), []
     for name in taken.files:
         area, _, rest = name.partition("/")
-        source, target = roots[area] / rest, partial / name
+        target = partial / name
         if target.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            shutil.copyfile(source, target)
+            if area == "uploads":
+                shutil.copyfile(settings.uploads / rest, target)
+            else:
+                _copy_artifact(artifacts, rest, target)
         except FileNotFoundError:
             missing.append(name)
     return missing
+
+
+def _copy_artifact(artifacts: ArtifactStore, key: str, target: Path) -> None:
+    """As it is, also where it is damaged: the manifest will say so."""
+    path = artifacts.local(key)
+    if path is not None:
+        shutil.copyfile(path, target)
+        return
+    pieces = artifacts.stream(key)
+    with target.open("xb") as file:
+        file.writelines(pieces)
 
 
 def _drop_unnamed(partial: Path, taken: Dump) -> None:

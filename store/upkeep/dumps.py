@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import URL, Engine, create_engine, make_url, select, text
 from sqlalchemy.orm import Session
 
+from store.artifacts import ArtifactStore, open_artifacts
 from store.db import make_engine
 from store.errors import BackupError
 from store.models import Artifact, Checkpoint, Dataset, ResumeState
@@ -113,37 +114,38 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 def _described(name: str, settings: Settings, session: Session) -> Dump:
     files: dict[str, str | None] = {}
+    artifacts = open_artifacts(settings)
     for table in (Checkpoint, Artifact):
         for key, sha256 in session.execute(select(table.key, table.sha256)):
             files[f"artifacts/{key}"] = sha256
     for key in session.scalars(select(ResumeState.key)):
-        files |= _state(settings.artifacts, key)
+        files |= _state(artifacts, key)
     for prefix in session.scalars(select(Dataset.index_prefix).where(Dataset.index_prefix.is_not(None))):
-        files |= _below(settings.artifacts, str(prefix), "artifacts")
+        files |= {f"artifacts/{one.name}": None for one in artifacts.listing(str(prefix))}
     archives = select(Dataset.id, Dataset.state).where(Dataset.source == "archive")
     for dataset_id, state in session.execute(archives):
         if state == "ready":
-            files |= _below(settings.uploads, f"{dataset_id}/data", "uploads")
+            files |= _below(settings.uploads, f"{dataset_id}/data")
         elif (settings.uploads / dataset_id / "archive").is_file():  # to be looked through again
             files[f"uploads/{dataset_id}/archive"] = None
     revision = session.scalars(text("SELECT version_num FROM alembic_version")).one()
     return Dump(name, revision, dict(sorted(files.items())))
 
 
-def _state(artifacts: Path, key: str) -> dict[str, str | None]:
+def _state(artifacts: ArtifactStore, key: str) -> dict[str, str | None]:
     """The files of a resume state, by its manifest; a state that was replaced is missing from the beginning."""
     manifest = f"{key}/manifest.json"
     try:
-        entries = json.loads((artifacts / manifest).read_text())["files"]
-    except (OSError, ValueError, KeyError):
+        entries = json.loads(b"".join(artifacts.stream(manifest)))["files"]
+    except (FileNotFoundError, ValueError, KeyError):
         entries = {}
     digests = {f"artifacts/{key}/{name}": str(entry["sha256"]) for name, entry in entries.items()}
     return {f"artifacts/{manifest}": None, **digests}
 
 
-def _below(root: Path, folder: str, area: str) -> dict[str, str | None]:
-    found = (Path(inner, name) for inner, _, names in os.walk(root / folder) for name in names)
-    return {f"{area}/{path.relative_to(root).as_posix()}": None for path in found}
+def _below(uploads: Path, folder: str) -> dict[str, str | None]:
+    found = (Path(inner, name) for inner, _, names in os.walk(uploads / folder) for name in names)
+    return {f"uploads/{path.relative_to(uploads).as_posix()}": None for path in found}
 
 
 def _tables(engine: Engine) -> list[str]:

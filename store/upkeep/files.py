@@ -1,12 +1,11 @@
 """Files that nobody claims: artifacts without a row, working folders without an owner, what another database knows.
 
-No writer is raced. A file is taken only if no row names it, nobody owns the attempt that wrote it, and its inode has
-not changed for TID_GC_GRACE_HOURS. Being linked or renamed into place changes it, so a file whose row is about to be
-committed is young: its owner gives up, and is known to have lost the job, long before. Files are listed before the rows
-are read, so that a row which comes in between is seen.
+No writer is raced. A file is taken only if no row names it, nobody owns the attempt that wrote it, and it (of a folder:
+its inode) has not changed for TID_GC_GRACE_HOURS. Being linked or renamed into place changes it, so a file whose row is
+about to be committed is young: its owner gives up, and is known to have lost the job, long before. Files are listed
+before the rows are read, so that a row which comes in between is seen.
 """
 
-import os
 import re
 import shutil
 import time
@@ -18,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 
 from sqlalchemy import select
 
-from store.artifacts import CONDEMNED, attempt_key
+from store.artifacts import ArtifactStore, Listed, attempt_key, is_condemned, open_artifacts
 from store.db import Database
 from store.models import Artifact, Checkpoint, Dataset, Job, ResumeState
 from store.settings import Settings
@@ -38,12 +37,6 @@ class Unclaimed(NamedTuple):
     delete: Callable[[], None]
 
 
-class _File(NamedTuple):
-    path: Path
-    key: str
-    num_bytes: int
-
-
 class _Claims(NamedTuple):
     """What rows name."""
 
@@ -59,11 +52,12 @@ class _Claims(NamedTuple):
 def unclaimed(database: Database, settings: Settings) -> Iterator[Unclaimed]:
     """Of the artifacts, the working folders of this machine and the uploads."""
     before = time.time() - _HOUR * settings.gc_grace_hours
-    listed = list(_old_files(settings.artifacts, before))
+    artifacts = open_artifacts(settings)
+    listed = [one for top in ("jobs", "datasets") for one in artifacts.listing(top)]
     folders = [path for path in (settings.home / "work").glob("*/attempt-*") if path.is_dir() and _is_old(path, before)]
     uploads = [path for path in _children(settings.uploads) if _DATASET.fullmatch(path.name) and _is_old(path, before)]
     claims = _claims(database)
-    yield from _artifacts(listed, settings.artifacts, claims)
+    yield from _artifacts(listed, before, artifacts, claims)
     for folder in folders:
         if f"jobs/{folder.parent.name}/{folder.name}" not in claims.owned:
             name = f"{folder.parent.name}/{folder.name}"
@@ -83,19 +77,24 @@ def size_of(path: Path) -> int:
     return 0
 
 
-def _artifacts(listed: list[_File], root: Path, claims: _Claims) -> Iterator[Unclaimed]:
+def _artifacts(listed: list[Listed], before: float, store: ArtifactStore, claims: _Claims) -> Iterator[Unclaimed]:
     """By the job or dataset that they are of."""
-    groups: dict[str, list[_File]] = {}
+    condemned = {_owner(file.name) for file in listed if is_condemned(file.name)}
+    groups: dict[str, list[Listed]] = {}
     for file in listed:
-        if not _is_claimed(file.key, claims):
-            groups.setdefault("/".join(file.key.split("/")[:2]), []).append(file)
+        if file.changed < before and not _is_claimed(file.name, claims):
+            groups.setdefault(_owner(file.name), []).append(file)
     for owner, found in sorted(groups.items()):
         kind, _, row_id = owner.partition("/")
         known = {"jobs": claims.jobs, "datasets": claims.datasets}.get(kind, frozenset())
-        is_ours = row_id in known or (root / owner / CONDEMNED).exists()
-        what: What = "artifact" if is_ours else "stranger"
+        what: What = "artifact" if row_id in known or owner in condemned else "stranger"
         size = sum(file.num_bytes for file in found)
-        yield Unclaimed(what, owner, len(found), size, partial(_remove_files, [file.path for file in found], root))
+        yield Unclaimed(what, owner, len(found), size, partial(store.discard, [file.name for file in found]))
+
+
+def _owner(name: str) -> str:
+    """The folder of the job or dataset that a file lies in."""
+    return "/".join(name.split("/")[:2])
 
 
 def _is_claimed(key: str, claims: _Claims) -> bool:
@@ -121,15 +120,6 @@ def _claims(database: Database) -> _Claims:
     )
 
 
-def _old_files(root: Path, before: float) -> Iterator[_File]:
-    """Temporary files of writers that were killed are among them: they have names that no row has."""
-    for top in ("jobs", "datasets"):
-        for folder, _, names in os.walk(root / top):
-            for path in (Path(folder, name) for name in names):
-                if _is_old(path, before):
-                    yield _File(path, path.relative_to(root).as_posix(), size_of(path))
-
-
 def _is_old(path: Path, before: float) -> bool:
     """Whether nothing below the path, nor itself, has changed since; a file that is gone has no age."""
     try:
@@ -143,18 +133,6 @@ def _is_old(path: Path, before: float) -> bool:
 
 def _children(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
-
-
-def _remove_files(paths: list[Path], root: Path) -> None:
-    for path in sorted(paths, key=lambda path: path.name == CONDEMNED):  # the word that the rest goes: last
-        path.unlink(missing_ok=True)
-        for folder in path.parents:
-            if folder == root or folder.parent == root:
-                break
-            try:
-                folder.rmdir()
-            except OSError:  # not empty
-                break
 
 
 def _remove_scratch(folder: Path) -> None:

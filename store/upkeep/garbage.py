@@ -3,15 +3,14 @@
 Rows go before their files: what an interruption leaves are files that no row names, which the next round takes.
 """
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Delete, Select, delete, func, select
 
+from store.artifacts import open_artifacts
 from store.db import Database, db_now
 from store.models import Job, Metric, ResumeState, Worker
 from store.settings import Settings
@@ -57,14 +56,14 @@ def find(database: Database, settings: Settings) -> Iterator[Waste]:
 
 def _states(database: Database, settings: Settings) -> Iterator[Waste]:
     """They wait for a retry, for a while."""
-    days = settings.gc_resume_days
+    days, artifacts = settings.gc_resume_days, open_artifacts(settings)
     for job_id in _long_ended(database, select(ResumeState.job_id), days):
         with database.read() as session:
             keys = list(session.scalars(select(ResumeState.key).where(ResumeState.job_id == job_id)))
-        folders = [settings.artifacts / key for key in keys]
+        size = sum(file.num_bytes for key in keys for file in artifacts.listing(key))
         rows = delete(ResumeState).where(ResumeState.job_id == job_id, ResumeState.key.in_(keys))
-        remove = partial(_delete, database, job_id, days, rows, folders)
-        yield Waste(Kind.STATES, f"job {job_id}", len(keys), sum(map(files.size_of, folders)), remove)
+        remove = partial(_delete, database, job_id, days, rows, [partial(artifacts.delete, key) for key in keys])
+        yield Waste(Kind.STATES, f"job {job_id}", len(keys), size, remove)
 
 
 def _points(database: Database, settings: Settings) -> Iterator[Waste]:
@@ -100,15 +99,17 @@ def _ended_before(days: float) -> ColumnElement[bool]:
     return Job.state.in_(ENDED) & (Job.ended_at < db_now(-_DAY * days))
 
 
-def _delete(database: Database, job_id: str, days: float, rows: Delete, folders: list[Path] | None = None) -> None:
-    """Delete rows of a job unless it was retried meanwhile, which this transaction keeps it from; then its folders."""
+def _delete(
+    database: Database, job_id: str, days: float, rows: Delete, follow_up: Sequence[Callable[[], None]] = ()
+) -> None:
+    """Delete rows of a job unless it was retried meanwhile, which this transaction keeps it from; then the rest."""
     with database.write() as session:
         locked = select(Job.id).where(Job.id == job_id, _ended_before(days)).with_for_update()
         if session.scalar(locked) is None:
             return
         session.execute(rows, execution_options={"synchronize_session": False})
-    for folder in folders or ():
-        shutil.rmtree(folder, ignore_errors=True)
+    for action in follow_up:
+        action()
 
 
 def _execute(database: Database, statement: Delete) -> None:

@@ -20,11 +20,12 @@ from sqlalchemy import delete, make_url, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from store.artifacts import sync_folder
+from store.artifacts import ArtifactStore, checked_key, open_artifacts, sync_folder
 from store.db import Database, db_now
 from store.endings import let_go
 from store.errors import BackupError, StoreError
 from store.models import Dataset, Job, Lease, ResumeState, Worker
+from store.places import S3Place
 from store.reasons import RESTORED
 from store.settings import Settings, SettingsError, load_settings
 from store.states import WITHOUT_WORKER, Outcome, State
@@ -82,8 +83,18 @@ def verify(source: Path, manifest: Manifest) -> None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != expected["sha256"]:
             raise BackupError(f"{source} is damaged: {name} is not what it was (sha256 {digest[:12]}...)")
+        _check_name(source, name)
     if manifest["dump"] not in manifest["files"]:
         raise BackupError(f"{source} is damaged: it has no database")
+
+
+def _check_name(source: Path, name: str) -> None:
+    area, _, rest = name.partition("/")
+    if area == "artifacts":
+        try:
+            checked_key(rest)
+        except ValueError as error:
+            raise BackupError(f"{source} is damaged: {name} can be no artifact: {error}") from error
 
 
 def _refuse_misfits(manifest: Manifest, settings: Settings) -> None:
@@ -96,7 +107,13 @@ def _refuse_misfits(manifest: Manifest, settings: Settings) -> None:
 
 def _refuse_what_is_there(manifest: Manifest, settings: Settings) -> None:
     database = make_url(settings.database_url)
-    places = [settings.artifacts, settings.uploads, settings.home / "work"] if manifest["with_files"] else []
+    places, artifacts = [], settings.artifacts
+    if manifest["with_files"]:
+        places = [settings.uploads, settings.home / "work"]
+        if not isinstance(artifacts, S3Place):
+            places.insert(0, artifacts)
+        elif next(open_artifacts(settings).listing(), None) is not None:
+            raise BackupError(f"there is something already in {artifacts}; name a bucket or a prefix that is empty")
     if database.get_backend_name() == "sqlite":
         places += [Path(f"{database.database}{ending}") for ending in ("", "-wal", "-shm")]  # a log would be replayed
     taken = [str(path) for path in places if path.is_file() or (path.is_dir() and any(path.iterdir()))]
@@ -117,11 +134,13 @@ def _home_of_ones_own(settings: Settings) -> Iterator[None]:
 
 
 def _copy_files(source: Path, manifest: Manifest, settings: Settings) -> None:
-    roots = {"artifacts": settings.artifacts, "uploads": settings.uploads}
+    artifacts = open_artifacts(settings, link=False)
     for name in manifest["files"]:
         area, _, rest = name.partition("/")
-        if area in roots and rest:
-            _copy(source / name, roots[area] / rest)
+        if area == "uploads" and rest:
+            _copy(source / name, settings.uploads / rest)
+        elif area == "artifacts":
+            artifacts.put(rest, source / name)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -153,7 +172,7 @@ def _begin_anew(url: str, manifest: Manifest, settings: Settings) -> None:
         with database.write() as session:
             _void_leases(session)
             if manifest["with_files"]:
-                _forget_lost_states(settings, session)
+                _forget_lost_states(open_artifacts(settings), session)
             _move_uploads(Path(manifest["uploads"]), settings.uploads, session)
     finally:
         database.close()
@@ -171,9 +190,9 @@ def _void_leases(session: Session) -> None:
     session.execute(delete(Lease))
 
 
-def _forget_lost_states(settings: Settings, session: Session) -> None:
+def _forget_lost_states(artifacts: ArtifactStore, session: Session) -> None:
     for state in session.scalars(select(ResumeState)).all():
-        if not (settings.artifacts / state.key / "manifest.json").is_file():
+        if artifacts.size(f"{state.key}/manifest.json") is None:
             session.delete(state)
 
 
