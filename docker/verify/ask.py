@@ -1,0 +1,128 @@
+"""What docker/verify.sh asks of the service: the Python client, in a container of the API's image, through the port.
+
+ask.py ready SECONDS                       until GET /readyz agrees and a worker is online
+ask.py submit NAME EPOCHS [TEACHER]        a job, distilled by TID from that job's best; prints its id
+ask.py until JOB STATE SECONDS             until the job is in this state; any other end is a failure
+ask.py trains JOB ATTEMPT STEPS SECONDS    until this attempt has gone so many steps beyond where it began
+ask.py attempts JOB                        one line for each: number, outcome, reason, first step, last step
+ask.py sum JOB                             sha256 of the best student, as its row says
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from api.schemas import TERMINAL_STATES, Attempt
+from client.client import Client
+from client.console import say
+from client.errors import ClientError
+
+POLL = 0.5
+"""Seconds."""
+TRAINING = {
+    "batch_size": 4, "optimizer": "adamw", "lr": 0.003, "warmup_steps": 4, "log_every_steps": 1, "save_every_steps": 5,
+}  # fmt: skip
+
+
+def submit(client: Client, name: str, epochs: str, teacher: str | None = None) -> None:
+    """Six steps an epoch, at 64 pixels."""
+    spec: dict[str, Any] = {
+        "name": name,
+        "dataset": "scenes",
+        "teacher": {"weights": {"job": teacher, "checkpoint": "best"}} if teacher else None,
+        "student": {"detector": "fcos_conv5_tiny" if teacher else "fcos_conv10_small"},
+        "data": {"min_size": [64], "max_size": 64},
+        "training": {**TRAINING, "epochs": int(epochs)},
+        "evaluation": {"maps": 0, "every_epochs": 10},
+        "baseline": False,
+    }
+    say(client.submit(spec).id)
+
+
+def ready(client: Client, seconds: str) -> None:
+    def look() -> bool:
+        try:
+            found = client.ready()
+        except ClientError as error:
+            tell(str(error))
+            return False
+        missing = [f"{one.name}: {one.detail}" for one in found.dependencies if not one.ok]
+        tell("; ".join(missing) or "everything answers")
+        return found.ready and not any(line.startswith("workers") for line in missing)
+
+    wait(look, float(seconds))
+
+
+def until(client: Client, job_id: str, state: str, seconds: str) -> None:
+    def look() -> bool:
+        job = client.job(job_id)
+        tell(f"{job.state}, attempt {job.attempt}, step {job.progress.step} of {job.progress.total_steps}")
+        if job.state in TERMINAL_STATES and job.state != state:
+            sys.exit(f"the job is {job.state} ({job.status_reason}: {job.detail}), not {state}")
+        return job.state == state
+
+    wait(look, float(seconds))
+
+
+def trains(client: Client, job_id: str, number: str, steps: str, seconds: str) -> None:
+    def look() -> bool:
+        job = client.job(job_id)
+        tell(f"{job.state}, attempt {job.attempt}, step {job.progress.step}")
+        if job.state in TERMINAL_STATES:
+            sys.exit(f"the job is {job.state} ({job.status_reason}: {job.detail}) before step {steps}")
+        began = next((one.resumed_from_step for one in client.attempts(job_id) if one.number == int(number)), None)
+        return began is not None and job.state == "running" and job.progress.step - began >= int(steps)
+
+    wait(look, float(seconds))
+
+
+def attempts(client: Client, job_id: str) -> None:
+    for one in client.attempts(job_id):
+        say(_line(one))
+
+
+def _line(one: Attempt) -> str:
+    return f"{one.number} {one.outcome or 'running'} {one.reason or '-'} {one.resumed_from_step} {one.last_step}"
+
+
+def digest(client: Client, job_id: str) -> None:
+    kept = next(one for one in client.checkpoints(job_id) if one.name == "best")
+    say(next(one for one in kept.files if one.format == "safetensors").sha256)
+
+
+_told = ""
+
+
+def tell(text: str) -> None:
+    """What it waits for, on stderr, whenever that is something else."""
+    global _told
+    if text != _told:
+        _told = text
+        sys.stderr.write(f"{text}\n")
+
+
+def wait(look: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        if time.monotonic() > deadline:
+            sys.exit(f"still waiting after {seconds:g} s: {_told}")
+        time.sleep(POLL)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "ready": ready, "submit": submit, "until": until, "trains": trains, "attempts": attempts, "sum": digest,
+}  # fmt: skip
+
+
+def main() -> None:
+    name, *arguments = sys.argv[1:]
+    with Client(retries=8) as client:
+        COMMANDS[name](client, *arguments)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ClientError as error:
+        sys.exit(str(error))

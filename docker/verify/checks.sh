@@ -1,0 +1,185 @@
+# shellcheck shell=bash
+# The steps of docker/verify.sh. What a step prints is told on its line; what one finds out for the next lies in $WORK.
+
+set_up() {
+    tar -C "$ROOT" --exclude-vcs --exclude=./.venv --exclude=./.env --exclude=./docker/secrets --exclude=./tid-data \
+        --exclude=./tid-demo --exclude=__pycache__ -c . | tar -C "$SITE" -x
+    sh "$SITE/docker/init.sh" >&2
+    {
+        echo "PUBLISH=127.0.0.1:$PORT"
+        echo "API_IMAGE=$API_IMAGE"
+        echo "WORKER_IMAGE=$WORKER_IMAGE"
+        [[ -n $GPU ]] || echo "COMPOSE_FILE=docker-compose.yml:docker/compose.cpu.yml"
+        [[ -z $STANDINS ]] || "$SITE/docker/standins/build.sh"
+    } >>"$SITE/.env"
+}
+
+# Compose wants BuildKit; an engine without its plugin builds the same by hand.
+build() {
+    local part image
+    if docker buildx version >/dev/null 2>&1; then
+        BUILD_NETWORK=host compose build api worker
+    else
+        for part in api worker; do
+            docker build --network host --file "$SITE/docker/$part.Dockerfile" --tag "tid-$part:verify" \
+                --build-arg PYTHON_IMAGE="$(setting PYTHON_IMAGE)" "$SITE" >&2
+        done
+    fi
+    for image in "$API_IMAGE" "$WORKER_IMAGE"; do
+        echo "$image $(megabytes "$image") MB"
+    done
+}
+setting() { sed -n "s/^$1=//p" "$SITE/.env" | tail -n 1; }
+megabytes() { echo $(($(docker image inspect --format '{{.Size}}' "$1") / 1000000)); }
+
+api_image() {
+    [[ $(megabytes "$API_IMAGE") -lt 400 ]] || wrong "the image has $(megabytes "$API_IMAGE") MB, not less than 400"
+    docker run --rm "$API_IMAGE" python -c '
+import importlib.util, sys
+sys.exit(importlib.util.find_spec("torch") and "the image has torch")'
+    not_root "$API_IMAGE"
+}
+worker_image() { not_root "$WORKER_IMAGE"; }
+not_root() { [[ $(docker run --rm "$1" id -u) != 0 ]] || wrong "$1 runs as root"; }
+
+one_port() {
+    local ports
+    # shellcheck disable=SC2016 # the variables are those of Go's template
+    ports=$(containers | xargs docker inspect --format '{{index .Config.Labels "com.docker.compose.service"}}
+        {{- range $port, $bound := .NetworkSettings.Ports}}{{range $bound}} {{.HostIp}}:{{.HostPort}}{{end}}{{end}}' |
+        grep ' ')
+    [[ $ports == "api 127.0.0.1:$PORT" ]] || wrong "published are: $ports"
+    echo "$ports"
+}
+
+read_only() {
+    local service
+    containers | xargs docker inspect --format '{{.Name}} {{.HostConfig.ReadonlyRootfs}}' >"$WORK/read-only"
+    ! grep -v ' true$' "$WORK/read-only" >&2 || wrong "these can write to their root file system"
+    for service in api worker; do
+        ! compose exec -T "$service" touch /opt/tid/written || wrong "$service could write to /opt/tid"
+    done
+    echo "$(wc -l <"$WORK/read-only") containers"
+}
+
+send_dataset() {
+    client python /verify/scenes.py /out/scenes.zip
+    tid datasets add scenes /out/scenes.zip >&2
+}
+
+train_teacher() {
+    ask submit verify-teacher 4 >"$WORK/teacher"
+    ask "until" "$(cat "$WORK/teacher")" succeeded 300
+}
+
+survive_kill() {
+    local job
+    job=$(ask submit verify-student 40 "$(cat "$WORK/teacher")")
+    echo "$job" >"$WORK/student"
+    ask trains "$job" 1 40 120
+    kill_container worker
+    ask "until" "$job" succeeded 300
+    ask attempts "$job" >"$WORK/attempts"
+    [[ $(look worker '{{.RestartCount}}') -ge 1 ]] || wrong "Docker has not restarted the worker"
+    grep -qE '^1 (lost|crashed) ' "$WORK/attempts" || wrong "the first attempt was not lost: $(cat "$WORK/attempts")"
+    grep -qE '^2 succeeded - [1-9]' "$WORK/attempts" || wrong "the second did not go on: $(cat "$WORK/attempts")"
+    cat "$WORK/attempts"
+}
+
+# SIGKILL to its first process. `docker kill` would count as a wish that it stays down.
+kill_container() {
+    docker run --rm --pid host --user 0 "$API_IMAGE" python -c "import os; os.kill($(look "$1" '{{.State.Pid}}'), 9)"
+}
+
+compare_with_twin() {
+    local job
+    job=$(ask submit verify-twin 40 "$(cat "$WORK/teacher")")
+    ask "until" "$job" succeeded 300
+    [[ $(ask sum "$job") == "$(ask sum "$(cat "$WORK/student")")" ]] || wrong "the weights differ"
+}
+
+download() {
+    local job row
+    job=$(cat "$WORK/student")
+    row=$(ask sum "$job")
+    tid download "$job" --force --out /out/best.safetensors | tee "$WORK/downloaded" >&2
+    grep -q "sha256 $row" "$WORK/downloaded" || wrong "the header states another sha256 than the row, $row"
+    echo "$row  $WORK/out/best.safetensors" | sha256sum --check --status || wrong "the file has another sha256 than $row"
+    echo "$row"
+}
+
+load_student() {
+    local job
+    job=$(cat "$WORK/student")
+    tid download "$job" --format pt --out /out/best.pt >&2
+    tid download "$job" --format card --out /out/card.json >&2
+    docker run --rm --network none --volume "$WORK/out:/out:ro" --workdir /out "$WORKER_IMAGE" python -c '
+import json
+from safetensors.torch import load_file
+names = {}
+exec(json.load(open("card.json"))["torchvision"], names)
+print(names["model"].load_state_dict(load_file("best.safetensors"), strict=True))'
+}
+
+drain() {
+    local job began code
+    job=$(ask submit verify-long 5000 "$(cat "$WORK/teacher")")
+    echo "$job" >"$WORK/long"
+    ask trains "$job" 1 20 120
+    began=$SECONDS
+    compose stop worker
+    code=$(look worker '{{.State.ExitCode}}')
+    [[ $code == 0 ]] || wrong "the worker ended with code $code"
+    ask "until" "$job" queued 10
+    ask attempts "$job" >"$WORK/attempts"
+    grep -qE '^1 handed_back worker_stopped 0 [1-9]' "$WORK/attempts" || wrong "attempts: $(cat "$WORK/attempts")"
+    echo "exit code 0 after $((SECONDS - began)) s"
+}
+
+go_on() {
+    local job
+    job=$(cat "$WORK/long")
+    compose start worker
+    ask trains "$job" 2 5 120
+    ask attempts "$job" | grep -E '^2 running - [1-9]' || wrong "the second attempt began anew"
+    tid cancel "$job" >&2
+    ask "until" "$job" cancelled 60
+}
+
+restart_api() {
+    compose restart api
+    ask ready 60
+    download
+}
+
+down_and_up() {
+    compose down --timeout 60
+    compose up --detach --no-build
+    ask ready 120
+    download
+}
+
+run_demo() {
+    compose run --rm demo --quick >&2
+    [[ -s $SITE/tid-demo/report.json ]] || wrong "the demo left no report"
+}
+
+# Passwords and secret keys are 64 hexadecimal digits, in each of the files that hold them.
+secrets_stay() {
+    grep -ohE '[0-9a-f]{64}' "$SITE"/docker/secrets/* | sort -u >"$WORK/patterns"
+    {
+        containers | xargs docker inspect
+        compose logs --no-color
+        docker history --no-trunc "$API_IMAGE"
+        docker history --no-trunc "$WORKER_IMAGE"
+    } >"$WORK/told"
+    ! grep -qF -f "$WORK/patterns" "$WORK/told" || wrong "a secret is told: $(grep -cF -f "$WORK/patterns" "$WORK/told") lines"
+    echo "$(wc -l <"$WORK/patterns") secrets, $(wc -l <"$WORK/told") lines"
+}
+
+tear_down() {
+    local left
+    compose down --volumes --timeout 60
+    left=$(containers && docker volume ls --quiet --filter "$LABEL" && docker network ls --quiet --filter "$LABEL")
+    [[ -z $left ]] || wrong "left: $left"
+}
