@@ -6,17 +6,20 @@ early acknowledgement, no prefetching, and no use of `expires`.
 """
 
 import logging
+import os
 import time
 from typing import Any, ClassVar
 
 from celery import Celery, Task, bootsteps
-from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_process_init, worker_shutdown, worker_shutting_down
 from celery.worker import state
 from celery.worker.request import Request
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
+from store import workers
 from store.monitoring import log_lines, tracing
 from store.settings import load_as
+from tid_core.lifetime import die_with_parent
 from worker.deaf import DeafCheck
 from worker.presence import Presence
 from worker.pulse import Pulse
@@ -29,6 +32,7 @@ _RETRY_SECONDS = 1.0
 SETTINGS = load_as(WorkerSettings)
 PRESENCE = Presence(SETTINGS)
 PULSE = Pulse(SETTINGS.home, SETTINGS.worker_id)
+MAIN_PID = os.getpid()
 STOP = StopFlag()  # here, because the pool forks after this module is imported
 
 
@@ -38,7 +42,7 @@ def configure(app: Celery, settings: WorkerSettings) -> None:
         task_ignore_result=True,
         result_backend=None,
         task_default_queue=settings.queues.split(",")[0],
-        task_queues=[_queue(name) for name in settings.queues.split(",")],
+        task_queues=[_queue(name) for name in (*settings.queues.split(","), workers.bell(settings.worker_id))],
         accept_content=["json"],
         worker_pool="prefork",
         worker_pool_start_method="fork",
@@ -58,7 +62,8 @@ def configure(app: Celery, settings: WorkerSettings) -> None:
 
 
 def _queue(name: str) -> Any:
-    return Queue(name)  # type: ignore[no-untyped-call]
+    """With an exchange of its own: by default all share one, and a message for the first would land in each."""
+    return Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
 
 
 class _Lasting(Request):  # type: ignore[misc]
@@ -112,6 +117,12 @@ app.steps["consumer"].add(Heartbeat)
 def _set_up_logging(**_: Any) -> None:
     """Celery's lines look like ours; what it would set up is left out as soon as somebody hears this signal."""
     log_lines.configure(SETTINGS)
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def _end_with_the_main_process(**_: Any) -> None:
+    """Left alone, a pool process would go on with its job, and its GPU, beside the worker that is started anew."""
+    die_with_parent(MAIN_PID)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

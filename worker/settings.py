@@ -1,9 +1,10 @@
 """What one worker process is told besides the settings of the service."""
 
+import re
 import socket
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from store.ids import new_id
@@ -36,3 +37,21 @@ class WorkerSettings(Settings):
     full_seconds: float = Field(
         86_400.0, gt=0, description="How long a file waits for room in an artifact store that is full."
     )
+
+
+class CrewSettings(WorkerSettings):
+    """What `python -m worker.crew` reads beside the settings of its workers."""
+
+    gpus: str = Field(
+        "all",
+        description="GPUs that get a worker each, by number or identifier, separated by commas; those of one worker, "
+        "for jobs with `resources.gpus` > 1, are joined by +. all = every visible one, or the CPU where there is none.",
+    )
+
+    @field_validator("gpus", mode="after")
+    @classmethod
+    def _names(cls, value: str) -> str:
+        value = "".join(value.split())
+        if not re.fullmatch(r"[\w/-]+([,+][\w/-]+)*", value) or ("all" in re.split(r"[,+]", value) and value != "all"):
+            raise ValueError("write `all`, or numbers or identifiers of GPUs, such as 0,1 or, for one worker, 0+1")
+        return value

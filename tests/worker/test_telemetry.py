@@ -8,7 +8,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from worker.telemetry import asked, device_facts, gpu_facts, gpu_row, parts, visible
+from worker.gpus import asked, gpu_row, parts, visible, visible_gpus
+from worker.telemetry import device_facts
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -51,14 +52,14 @@ def test_without_a_driver_there_is_no_gpu() -> None:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound:
-        assert gpu_facts() == []
+        assert visible_gpus() == []
         return
     pynvml.nvmlShutdown()
-    assert all(gpu["uuid"] and gpu["memory_total_mib"] for gpu in gpu_facts())
+    assert all(gpu["uuid"] and gpu["memory_total_mib"] for gpu in visible_gpus())
 
 
 def test_without_the_library_there_is_no_gpu() -> None:
-    code = "import sys; sys.modules['pynvml'] = None; from worker.telemetry import gpu_facts; assert gpu_facts() == []"
+    code = "import sys; sys.modules['pynvml'] = None; from worker.gpus import visible_gpus; assert visible_gpus() == []"
     subprocess.run([sys.executable, "-c", code], cwd=HERE, check=True)
 
 
