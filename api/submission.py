@@ -16,6 +16,8 @@ from store import datasets, idempotency, jobs
 from store.errors import NotFound, OutsideRoots, TeacherNotReady
 from store.models import Dataset, Json
 from store.monitoring import tracing
+from store.placement import Gpus
+from store.waiting import nobody_fits
 from tid_core.facts import DatasetFacts
 from tid_core.preflight import TeacherFacts, check
 from tid_core.spec import FileWeights, JobSpec, JobWeights
@@ -118,8 +120,20 @@ def review_spec(spec: JobSpec, parts: Parts, *, session: Session) -> Review:
     facts = _usable_facts(review, review.dataset) if review.dataset else None
     found = check(review.spec, dataset=facts, teacher=review.teacher)
     review.problems += [SpecProblem.model_validate(problem) for problem in found]
+    _look_for_a_worker(review, parts, session=session)
     review.problems.sort(key=lambda problem: problem.severity)
     return review
+
+
+def _look_for_a_worker(review: Review, parts: Parts, *, session: Session) -> None:
+    """A job that no worker could take now is accepted, and waits: one may come."""
+    resources = review.spec.resources
+    wanted = Gpus(review.spec.gpus_needed, resources.min_gpu_memory_mib)
+    heartbeat = parts.settings.heartbeat_seconds
+    if wanted.number and (why := nobody_fits(wanted, resources.queue, heartbeat_seconds=heartbeat, session=session)):
+        expected = "GPUs that a worker has; until a worker with these comes, the job waits"
+        told = {"code": "no_fitting_worker", "field": "/resources", "detail": f"when it was submitted, {why}"}
+        review.problems.append(SpecProblem(**told, expected=expected, severity="warning"))
 
 
 def _find_dataset(review: Review, *, session: Session) -> Dataset | None:

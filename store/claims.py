@@ -12,6 +12,7 @@ from store.db import db_now
 from store.endings import let_go, try_again
 from store.fencing import Claim, guard, hold, move
 from store.models import Attempt, Dataset, Job, Json, Worker
+from store.placement import within_worker
 from store.reasons import WORKER_STOPPED
 from store.states import WITHOUT_WORKER, Outcome, State
 from store.text import storable
@@ -27,7 +28,7 @@ _FINAL: Final = {
 def claim_next(worker_id: str, queues: Collection[str], *, lease_seconds: float, session: Session) -> Claim | None:
     """Become the owner of the first job that waits in these queues: the lowest priority number, then the oldest.
 
-    Of workers that ask at once each gets another job.
+    Of workers that ask at once each gets another job. One that asks for more GPUs than the worker has is passed over.
 
     Returns:
         The proof of ownership, or None where no job can begin, or the worker is to drain.
@@ -43,7 +44,8 @@ def claim(job_id: str, worker_id: str, *, lease_seconds: float, session: Session
 
     Returns:
         The proof of ownership, or None where the job is not queued (any more), does not exist, or has to wait until
-        its dataset was looked through (anew, after an update of the service), or where the worker is to drain.
+        its dataset was looked through (anew, after an update of the service), or where the worker is to drain or lacks
+        the GPUs that the job asks for.
     """
     token = secrets.token_hex(16)
     statement = update(Job).where(Job.id == job_id, Job.state == State.QUEUED, *_may_begin(worker_id))
@@ -72,7 +74,7 @@ def _may_begin(worker_id: str) -> tuple[ColumnElement[bool], ...]:
     """What must hold of a queued job and of the worker; here, so that a worker that knows nothing of it is refused."""
     looked_through = select(Dataset.id).where(Dataset.state.in_(LOOKED_THROUGH))
     drained = select(Worker.id).where(Worker.id == worker_id, Worker.draining.is_not(None))
-    return Job.dataset_id.in_(looked_through), ~drained.exists()
+    return Job.dataset_id.in_(looked_through), ~drained.exists(), within_worker(worker_id)
 
 
 def renew(claim: Claim, *, lease_seconds: float, session: Session) -> State | None:

@@ -68,6 +68,12 @@ def of_jobs(rows: Iterable[Job], *, heartbeat_seconds: float, session: Session) 
     return found
 
 
+def nobody_fits(wanted: Gpus, queue: str, *, heartbeat_seconds: float, session: Session) -> str | None:
+    """Why no worker that is online may take a job that wants these GPUs; None where one may, busy or not."""
+    staff = _staff([queue], heartbeat_seconds=heartbeat_seconds, session=session)[queue]
+    return None if any(wanted.fit(Gpus.of(worker)) for worker in staff) else nobody(wanted, queue, staff)
+
+
 def reasons(*, heartbeat_seconds: float, session: Session) -> dict[Reason, int]:
     """How many jobs wait for each reason, 0 included."""
     alike = (Job.queue, Job.gpus_wanted, Job.min_gpu_memory_mib, Dataset.state)

@@ -63,8 +63,9 @@ def list_jobs(
 
 def _why(job: JobSummary) -> str:
     """What a list says beside the state: why it failed, or why it waits and at which place of its queue."""
-    if job.waiting is not None and job.waiting.position is not None:
-        return f" ({job.waiting.reason}, #{job.waiting.position})"
+    if job.waiting is not None and job.waiting.reason != "paused":
+        place = f", #{job.waiting.position}" if job.waiting.position is not None else ""
+        return f" ({job.waiting.reason}{place})"
     return f" ({job.status_reason})" if job.state == "failed" else ""
 
 
@@ -125,11 +126,10 @@ def _print_facts(job: Job) -> None:
 
 def _waits(job: Job) -> str:
     waiting = job.waiting
-    if waiting is None or waiting.position is None:
+    if waiting is None or waiting.reason == "paused":
         return "until `tid resume`" if waiting is not None else ""
-    return (
-        f"{waiting.reason}: {escaped(waiting.detail)}; place {waiting.position} of {job.queue}, priority {job.priority}"
-    )
+    place = f"; place {waiting.position} of {job.queue}" if waiting.position is not None else ""
+    return f"{waiting.reason}: {escaped(waiting.detail)}{place}, priority {job.priority}"
 
 
 def _cost(job: Job) -> str:

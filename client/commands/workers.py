@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,12 +23,18 @@ def list_workers(context: typer.Context, url: Url = None) -> None:
         return
     with connect(url) as client:
         rows = client.workers()
-    table = plain_table("id", "state", "queues", "job", "device", "heard of")
+    is_wide = out().width >= 120
+    host = ("host",) if is_wide else ()  # most ids begin with it
+    table = plain_table("id", "state", *host, "queues", "job", "device", "heard of")
     for one in rows:
         state = f"[{_STYLES.get(one.state, 'white')}]{one.state}[/]"
         place = (escaped(", ".join(one.queues)), one.current_job or "-", escaped(_device(one)))
-        table.add_row(escaped(one.id), state, *place, ago(one.heartbeat_at))
+        on = (escaped(one.hostname),) if is_wide else ()
+        table.add_row(escaped(one.id), state, *on, *place, ago(one.heartbeat_at))
+    problems = {(one.id, gpu["problem"]) for one in rows for gpu in _gpus(one) if gpu.get("problem")}
     out().print(table if rows else "no worker has signed on yet; `tid up` starts one, or `python -m worker` elsewhere")
+    for worker_id, problem in sorted(problems):
+        out().print(f"[yellow]{escaped(worker_id)} cannot use a GPU: {escaped(problem)}[/]", soft_wrap=True)
 
 
 @app.command()
@@ -51,9 +58,22 @@ def undrain(worker: WorkerName, url: Url = None) -> None:
         _tell(client.undrain(worker))
 
 
+def _gpus(worker: Worker) -> list[dict[str, Any]]:
+    return worker.device.get("gpus") or []
+
+
 def _device(worker: Worker) -> str:
-    gpus = [str(gpu.get("name")) for gpu in worker.device.get("gpus") or ()]
-    return ", ".join(gpus) or f"{worker.device.get('cpus', '?')} CPUs"
+    """Such as `2 x NVIDIA L4 (22.4 GiB), driver 580.95.05`."""
+    alike = Counter((str(gpu.get("name")), gpu.get("memory_total_mib")) for gpu in _gpus(worker))
+    if not alike:
+        return f"{worker.device.get('cpus', '?')} CPUs"
+    parts = [f"{number} x {_memory(*kind)}" if number > 1 else _memory(*kind) for kind, number in alike.items()]
+    driver = worker.device.get("driver")
+    return ", ".join([*parts, *([f"driver {driver}"] if driver else [])])
+
+
+def _memory(name: str, mebibytes: int | None) -> str:
+    return name if mebibytes is None else f"{name} ({mebibytes * 10 // 1024 / 10:g} GiB)"
 
 
 def _tell(worker: Worker) -> None:
