@@ -8,7 +8,6 @@ umask 077
 cd "$(dirname "$0")/.."
 
 secrets=docker/secrets
-made=
 
 random_hex() { od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'; }
 
@@ -19,7 +18,7 @@ secret() {
         cat >"$secrets/.$1"
         chmod 444 "$secrets/.$1"
         mv "$secrets/.$1" "$secrets/$1"
-        made="$made $1"
+        echo "made $secrets/$1"
     fi
 }
 value() { cat "$secrets/$1"; }
@@ -43,7 +42,7 @@ make_secrets() {
 make_env() {
     if [ ! -e .env ]; then
         cp .env.example .env
-        made="$made .env"
+        echo "made .env"
     fi
     # The results of the demo shall belong to whoever runs this; a root account needs no help.
     if [ "$(id -u)" != 0 ] && ! grep -q '^DEMO_UID=' .env; then
@@ -60,6 +59,5 @@ make_folders() {
 make_secrets
 make_env
 make_folders
-echo "made:${made:- nothing, all was there}"
 echo "the admin's API key is in $secrets/tid_admin_key"
 command -v nvidia-smi >/dev/null || echo "no GPU seen here: see COMPOSE_FILE in .env, or install NVIDIA's driver"
