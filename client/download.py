@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import httpx
 
 from client.errors import ApiError, DownloadError, ServerUnreachable
-from client.transport import Transport
+from client.transport import BUSY, Transport
 
 OnBytes = Callable[[int, int | None], None]
 """Called with the bytes that lie on disk and the size of the file, if known."""
@@ -27,8 +27,9 @@ def fetch(
 ) -> str:
     """GET `path` into the file `target`; return its sha256.
 
-    Bytes go to `<target>.<sha256 begins>.part` and are continued from there, also by a later call (Range with
-    If-Range, so that a file which changed on the server starts anew). The target appears by rename, after the check.
+    Bytes go to `<target>.<sha256 begins>.part` and are continued from there, also by a later call; a file which changed
+    on the server starts anew. The target appears by rename, after the check. The server may send to where the file lies
+    (S3), which is not told the API key, and need not know the sha256.
 
     Raises:
         DownloadError: the bytes do not match the server's sha256, the disk is full, or the connection keeps breaking.
@@ -45,8 +46,8 @@ def fetch(
             have = _size(part)
             if _receive(transport, path, part, params=params, sha256=sha256, on_bytes=on_bytes):
                 return _accept(part, target, sha256)
-        except (httpx.TransportError, ServerUnreachable) as error:
-            if part is None:
+        except (httpx.TransportError, ServerUnreachable, ApiError) as error:
+            if part is None or (isinstance(error, ApiError) and error.status not in BUSY):
                 raise
             idle, have = (0 if _size(part) > have else idle + 1), _size(part)
             if idle >= PATIENCE:
@@ -66,14 +67,27 @@ def _gave_up(target: Path, part: Path, idle: int) -> str:
 def _announced(transport: Transport, path: str, params: dict[str, Any] | None) -> str:
     """The sha256 that the server states for the file, from its ETag `"sha256-<hex>"`."""
     try:
-        etag = transport.request("HEAD", path, params=params).headers.get("ETag", "")
+        return _stated(transport.request("HEAD", path, params=params), path)
     except ApiError:  # an answer to HEAD has no body, so only GET says what is wrong
         with transport.stream(path, params=params, headers={}, timeout=30) as response:
-            etag = response.headers.get("ETag", "")
-    digest: str = etag.removeprefix("W/").strip('"').removeprefix("sha256-")
-    if len(digest) != 64:
+            return _stated(response, path)
+
+
+def _stated(response: httpx.Response, path: str) -> str:
+    if not (digest := _digest(response)):
+        etag = response.headers.get("ETag", "")
         raise DownloadError(f"the server states no sha256 for {path} (ETag {etag!r}), so the file cannot be checked")
     return digest
+
+
+def _digest(response: httpx.Response) -> str:
+    """The sha256 that an answer, or one that led to it, states; empty = none."""
+    for answer in (response, *response.history):
+        etag = answer.headers.get("ETag", "").removeprefix("W/").strip('"')
+        digest: str = etag.removeprefix("sha256-")
+        if len(digest) == 64 and digest != etag:
+            return digest
+    return ""
 
 
 def _receive(
@@ -82,11 +96,11 @@ def _receive(
     """Append what is missing; False if the file on the server is no longer the announced one."""
     have = _size(part)
     headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": f'"sha256-{sha256}"'}
+    if have:  # without If-Range: whoever this is sent on to has an ETag of its own
+        headers["Range"] = f"bytes={have}-"
     try:
         with transport.stream(path, params=params, headers=headers, timeout=30) as response:
-            if sha256 not in response.headers.get("ETag", sha256):
+            if _digest(response) not in (sha256, ""):
                 return False
             with part.open("ab" if response.status_code == 206 else "wb") as file:
                 _copy(response, file, on_bytes)

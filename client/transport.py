@@ -126,8 +126,13 @@ def checked(response: httpx.Response) -> httpx.Response:
     except ValueError:
         problem = None
     if not isinstance(problem, dict):
-        problem = {"detail": f"{response.request.url} answered {response.status_code} {response.reason_phrase}"}
+        problem = {"detail": f"{_bare(response.request.url)} answered {response.status_code} {response.reason_phrase}"}
     raise ApiError(response.status_code, problem)
+
+
+def _bare(url: httpx.URL) -> httpx.URL:
+    """Without its query, which may be a signature."""
+    return url.copy_with(query=None)
 
 
 def unreachable(url: str, error: httpx.TransportError) -> ServerUnreachable:

@@ -12,7 +12,8 @@ _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z0-9.]{1,80})</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]{1,200})")
 _FULL: Final = ("QuotaExceeded", "QuotaExceededException", "XMinioStorageFull", "InsufficientStorage", "507")
-_CREDENTIALS: Final = ("169.254.169.254", "169.254.170.2", "credential", "AssumeRole")
+_ROLES: Final = ("169.254.169.254", "169.254.170.2", "AssumeRole")
+"""Where AWS gives machines their keys: what fails there is not the bucket."""
 _REMEDIES: Final = {
     "SignatureDoesNotMatch": "TID_S3_SECRET_ACCESS_KEY must be the secret of TID_S3_ACCESS_KEY_ID",
     "InvalidAccessKeyId": "TID_S3_ACCESS_KEY_ID must be a key that the server knows",
@@ -22,6 +23,7 @@ _REMEDIES: Final = {
     "PermanentRedirect": "TID_S3_REGION must be the region of the bucket",
     "301": "TID_S3_REGION must be the region of the bucket",
     "NoSuchBucket": "make the bucket {bucket}, or set TID_ARTIFACTS to one that exists",
+    "404": "TID_S3_ENDPOINT must be the URL of an S3 server, and TID_ARTIFACTS name a bucket that it has",
     "401": "TID_S3_ACCESS_KEY_ID and TID_S3_SECRET_ACCESS_KEY must be a key that the server knows",
     "403": "the key must be right, and may list, read, write and delete in the bucket {bucket}",
     "full": "make room, or raise the quota of the bucket {bucket}",
@@ -65,7 +67,8 @@ class Where(NamedTuple):
             raise self._failed(name, str(error)) from None
 
     def _not_found(self, name: str, text: str) -> OSError:
-        if "NoSuchBucket" in text:
+        # An answer to HEAD has no body; one to GET that does not say so is of something else than S3.
+        if "NoSuchKey" not in text and "performing HEAD" not in text:
             return self._failed(name, text)
         return FileNotFoundError(errno.ENOENT, f"{self.endpoint} has no such object", self._named(name))
 
@@ -76,9 +79,7 @@ class Where(NamedTuple):
         problem = f"{self.endpoint} answers {told}" if status else f"{self.endpoint} does not answer{_why(text)}"
         if key == "credentials":
             problem = "there is no key for S3"
-        number = {"full": errno.ENOSPC, "401": errno.EACCES, "403": errno.EACCES}.get(key, errno.EIO)
-        if status in ("401", "403"):
-            number = errno.EACCES
+        number = errno.EACCES if status in ("401", "403") else errno.ENOSPC if key == "full" else errno.EIO
         return S3Error(number, problem, _REMEDIES.get(key, "").format(bucket=self.bucket), self._named(name))
 
     def _named(self, name: str) -> str:
@@ -89,8 +90,10 @@ def _kind(status: str, code: str, text: str) -> str:
     """Which remedy helps."""
     if code in _FULL or status in _FULL:
         return "full"
+    if any(sign in text for sign in _ROLES):
+        return "credentials"
     if not status:
-        return "credentials" if any(sign in text for sign in _CREDENTIALS) else "away"
+        return "away"
     return code if code in _REMEDIES else status
 
 

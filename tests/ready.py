@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from store import datasets
-from store.artifacts import FolderArtifacts
+from store.artifacts import open_artifacts
 from store.db import Database
 from store.settings import Settings
 
@@ -15,7 +15,7 @@ def store_ready(name: str, database: Database, settings: Settings, looked_throug
     facts = json.loads((index / "facts.json").read_text())
     prefix = f"datasets/{name}"
     for file in index.iterdir():
-        FolderArtifacts(settings.artifacts).put(f"{prefix}/{file.name}", file)
+        open_artifacts(settings).put(f"{prefix}/{file.name}", file)
     with database.write() as session:
         row = datasets.register(name=name, root=root, options={}, roots=[root], session=session)
         hold = datasets.hold(row.id, "validating", seconds=60, session=session)

@@ -1,15 +1,18 @@
-"""Files over a real connection: whole, in parts, unchanged, gone."""
+"""Files over a real connection, out of a folder and out of a bucket: whole, in parts, unchanged, gone."""
 
 import hashlib
 from base64 import b64encode
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from store.artifacts import ArtifactStore, open_artifacts
 from store.db import Database
+from store.ids import new_id
 from store.models import Artifact, Checkpoint
 from store.settings import Settings
 
@@ -24,15 +27,28 @@ def database_url(sqlite_url: str) -> str:
     return sqlite_url
 
 
+@pytest.fixture(params=["folder", "s3"])
+def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    if request.param == "folder":
+        return settings
+    elsewhere = request.getfixturevalue("s3_server").settings(settings.home, f"api-{new_id()}")
+    names = ("artifacts", "s3_endpoint", "s3_access_key_id", "s3_secret_access_key")
+    return settings.model_copy(update={name: getattr(elsewhere, name) for name in names})
+
+
 @pytest.fixture
-def job_id(submit: Callable[..., dict[str, Any]], database: Database, settings: Settings) -> str:
+def store(settings: Settings) -> ArtifactStore:
+    return open_artifacts(settings, link=False)
+
+
+@pytest.fixture
+def job_id(submit: Callable[..., dict[str, Any]], database: Database, store: ArtifactStore, tmp_path: Path) -> str:
     """A job with a checkpoint and a map in the store."""
     job = submit(name="My student / über")
     job_id: str = job["id"]
-    place = settings.artifacts / job_id
-    place.mkdir(parents=True)
+    (tmp_path / "content").write_bytes(CONTENT)
     for name in ("best.safetensors", "best.json", "17.png"):
-        (place / name).write_bytes(CONTENT)
+        store.put(f"{job_id}/{name}", tmp_path / "content")
     same = {"sha256": SHA256, "bytes": len(CONTENT), "attempt": 1}
     with database.write() as session:
         for format_, file in (("safetensors", "best.safetensors"), ("card", "best.json")):
@@ -108,7 +124,7 @@ def test_maps_are_shown_and_listed(server: httpx.Client, job_id: str) -> None:
     assert got.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_what_is_not_there_is_a_problem(server: httpx.Client, job_id: str, settings: Settings) -> None:
+def test_what_is_not_there_is_a_problem(server: httpx.Client, job_id: str, store: ArtifactStore) -> None:
     def code(path: str) -> str:
         got = server.get(path)
         assert got.status_code == 404
@@ -118,17 +134,18 @@ def test_what_is_not_there_is_a_problem(server: httpx.Client, job_id: str, setti
     assert code(f"/jobs/{job_id}/checkpoints/best?format=pt") == "checkpoint_not_found"
     assert code(f"/jobs/{job_id}/maps/18.png") == "map_not_found"
     assert code("/jobs/000000000000/checkpoints") == "job_not_found"
-    (settings.artifacts / job_id / "best.safetensors").unlink()
+    store.delete(f"{job_id}/best.safetensors")
     assert code(f"/jobs/{job_id}/checkpoints/best") == "file_gone"
     assert server.get(f"/jobs/{job_id}/checkpoints/best", params={"format": "zip"}).status_code == 422
 
 
 def test_no_database_connection_is_held_while_a_file_goes_out(
-    served: FastAPI, server: httpx.Client, job_id: str, settings: Settings
+    served: FastAPI, server: httpx.Client, job_id: str, store: ArtifactStore, tmp_path: Path
 ) -> None:
     # More than the buffers of a socket take, so that the answer is still under way.
-    with (settings.artifacts / job_id / "best.safetensors").open("r+b") as file:
+    with (tmp_path / "content").open("r+b") as file:
         file.truncate(1 << 26)
+    store.put(f"{job_id}/best.safetensors", tmp_path / "content")
     with server.stream("GET", f"/jobs/{job_id}/checkpoints/best") as response:
         next(response.iter_raw(10))
         assert served.state.parts.database.engine.pool.checkedout() == 0
