@@ -217,6 +217,29 @@ class Attempt(Base):
     last_step: Mapped[int | None]
 
 
+class Seat(Base):
+    """A place beside the owner of an attempt, for one of the further workers that its job wants (`nodes`)."""
+
+    __tablename__ = "seats"
+    __table_args__ = (
+        CheckConstraint("(token IS NULL) = (lease_expires_at IS NULL)", name="lease"),
+        Index(None, "worker_id"),
+    )
+
+    job_id: Mapped[str] = _job_id()
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    node: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # from 1; node 0 is the owner
+    host: Mapped[str | None] = mapped_column(String(64))  # where the owner waits: its address and port
+    port: Mapped[int | None]
+    worker_id: Mapped[str | None]  # null: nobody has taken it
+    token: Mapped[str | None] = mapped_column(String(32))
+    lease_expires_at: Mapped[datetime | None]
+    last_rung_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(String(64))  # why it was left before the attempt was over
+    detail: Mapped[str | None]
+
+
 class Metric(Base):
     """One point of a series. A later attempt that writes the same step takes the row over: a curve cannot double."""
 
