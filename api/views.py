@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from api.deps import Parts
 from api.schemas import Cost, Dataset, Job, JobSummary, JobWarning, Progress
-from store import models, waiting
+from store import datasets, models, waiting
 from store.cost import costs
 from tid_core.data.options import IndexOptions
 
@@ -53,7 +53,8 @@ def progress_of(row: models.Job) -> Progress:
 def dataset_full(row: models.Dataset) -> Dataset:
     same = {name: getattr(row, name) for name in Dataset.model_fields if hasattr(row, name)}
     options = IndexOptions.model_validate(row.options).model_dump()
-    return Dataset.model_validate({**same, "options": options, "splits": _splits(row)})
+    root = None if datasets.stored_archive(row) else row.root
+    return Dataset.model_validate({**same, "root": root, "options": options, "splits": _splits(row)})
 
 
 def _splits(row: models.Dataset) -> dict[str, Any]:

@@ -95,6 +95,12 @@ def page(*, session: Session, limit: int = 50, after: Cursor | None = None, stat
     return list(session.scalars(statement))
 
 
+def stored_archive(dataset: Dataset) -> str | None:
+    """Key of the archive among the artifacts, which is then the root of the dataset; None: its root is a folder."""
+    root = dataset.root
+    return root if root is not None and dataset.source == "archive" and not root.startswith("/") else None
+
+
 def pin(dataset: Dataset, *, session: Session) -> None:
     """Keep a dataset from being deleted before this transaction ends.
 
@@ -172,23 +178,29 @@ def held_ids(*, session: Session) -> set[str]:
     return {name.removeprefix(_lease("")) for name in names}
 
 
-def finish_upload(taken: Hold, *, num_bytes: int, session: Session) -> Dataset:
+def finish_upload(taken: Hold, *, num_bytes: int, stored: str | None = None, session: Session) -> Dataset:
     """The archive is here: it is to be validated, by whoever takes it.
+
+    Args:
+        stored: its key, where it is among the artifacts.
 
     Raises:
         HoldLost: as in `keep`.
     """
     row = _held(taken, session=session)
-    row.state, row.bytes, row.progress = "validating", num_bytes, None
+    row.state, row.bytes, row.progress, row.root = "validating", num_bytes, None, stored
     let_go(taken, session=session)
     session.flush()
     return row
 
 
 def finish_ready(
-    taken: Hold, *, root: Path, facts: Json, classes: list[str], index_prefix: str, session: Session
+    taken: Hold, *, root: Path | str, facts: Json, classes: list[str], index_prefix: str, session: Session
 ) -> None:
     """The index is stored, and jobs may use the dataset. `facts` also holds its `format` and `sha256`.
+
+    Args:
+        root: its folder, or the key of its archive.
 
     Raises:
         HoldLost: as in `keep`.
@@ -209,7 +221,7 @@ def finish_invalid(taken: Hold, report: list[Json], *, session: Session) -> None
     row = _held(taken, session=session)
     row.state, row.progress, row.report = "invalid", None, storable_json(report)
     if row.source == "archive":
-        row.root = None  # what was unpacked goes
+        row.root = None  # what was uploaded goes
     let_go(taken, session=session)
 
 

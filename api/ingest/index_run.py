@@ -18,13 +18,15 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from api.deps import Parts
-from api.ingest import children
-from api.ingest.upload_folder import delete_files, index_key, place_of
+from api.ingest.upload_folder import clear_if_gone, place_of
 from store import datasets
+from store.artifacts import ArtifactDamaged
 from store.datasets import Hold
 from store.errors import HoldLost, OutsideRoots
 from store.ids import new_id
 from store.models import Dataset, Json
+from store.uploads import archives, children
+from store.uploads.archives import folder_key
 from tid_core.data.problems import DataProblem
 from tid_core.facts import DatasetFacts
 
@@ -89,6 +91,8 @@ class IndexRun:
             root = self._root(row)
             facts = self._index(row, root, index)
             self._store(row, root, index, facts)
+            if datasets.stored_archive(row):
+                self._place.clear()
         finally:
             shutil.rmtree(index, ignore_errors=True)
             self._place.remove_if_empty()
@@ -100,27 +104,39 @@ class IndexRun:
     def _root(self, row: Dataset) -> Path:
         """The real folder of the dataset."""
         if row.source == "archive":
-            return self._unpacked()
+            return self._unpacked(row)
         try:
             return datasets.allowed_path(Path(str(row.root)), self._parts.settings.data_roots)
         except OutsideRoots as error:
             raise Invalid({"code": error.code, "detail": str(error)}) from error
 
-    def _unpacked(self) -> Path:
-        """The content of the archive, which is then no longer needed."""
-        archive, data, mine = self._place.archive, self._place.data, self._place.unpacked(self._hold.token)
+    def _unpacked(self, row: Dataset) -> Path:
+        """The content of the archive, which is then no longer needed here."""
+        data, mine = self._place.data, self._place.unpacked(self._hold.token)
         if not data.is_dir():
-            if not archive.is_file():
-                raise Invalid({"code": "archive_gone", "detail": "the uploaded archive is gone from the server"})
-            limit = str(self._parts.settings.unpacked_bytes)
+            archive, limit = self._archive(row), str(self._parts.settings.unpacked_bytes)
             try:
                 self._child("tid_core.data.archives", [str(archive), str(mine), "--max-bytes", limit], "unpacking")
                 self._renew({"phase": "checking", "done": 0, "total": None})  # only now is it sure that it is ours
                 mine.replace(data)
             finally:
                 shutil.rmtree(mine, ignore_errors=True)
-        archive.unlink(missing_ok=True)
+        self._place.archive.unlink(missing_ok=True)
         return data
+
+    def _archive(self, row: Dataset) -> Path:
+        """Where this process received it, or out of the artifacts, where another one put it."""
+        if self._place.archive.is_file():
+            return self._place.archive
+        key = datasets.stored_archive(row)
+        if key is None:
+            raise Invalid({"code": "archive_gone", "detail": "the uploaded archive is gone from the server"})
+        self._place.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return archives.bring(key, self._place.archive, self._parts.artifacts, self._watch("fetching"))
+        except (FileNotFoundError, ArtifactDamaged) as error:
+            detail = f"the uploaded archive is not in the artifact store as it was put there: {error.strerror}"
+            raise Invalid({"code": "archive_gone", "detail": detail}) from error
 
     def _index(self, row: Dataset, root: Path, index: Path) -> DatasetFacts:
         arguments = [str(root), str(index), "--name", row.name, "--options", json.dumps(row.options)]
@@ -138,19 +154,25 @@ class IndexRun:
         return facts
 
     def _store(self, row: Dataset, root: Path, index: Path, facts: DatasetFacts) -> None:
-        artifacts, prefix = self._parts.artifacts, f"{index_key(row.id)}/{new_id()}"
-        artifacts.delete(index_key(row.id))  # of a process that died before it could say that its index is there
-        told = facts.model_dump(mode="json")
+        artifacts, prefix = self._parts.artifacts, f"{folder_key(row.id)}/{new_id()}"
+        stored = datasets.stored_archive(row)
+        # Of processes that died before they could say that their index is there. They go once it is sure that this one
+        # holds the dataset: had it lost it, they might be what its successor has stored.
+        outdated = [one.name for one in artifacts.listing(folder_key(row.id)) if one.name != stored]
+        found: dict[str, Any] = {
+            "facts": facts.model_dump(mode="json"),
+            "classes": facts.classes,
+            "index_prefix": prefix,
+        }
         try:
             for file in sorted(index.iterdir()):
                 artifacts.put(f"{prefix}/{file.name}", file)
             with self._parts.database.write() as session:
-                datasets.finish_ready(
-                    self._hold, root=root, facts=told, classes=facts.classes, index_prefix=prefix, session=session
-                )
+                datasets.finish_ready(self._hold, root=stored or root, **found, session=session)
         except HoldLost:
             artifacts.delete(prefix)
             raise
+        artifacts.discard(outdated)
 
     def _child(self, module: str, arguments: list[str], phase: str) -> None:
         """Raises:
@@ -205,15 +227,12 @@ class IndexRun:
             self._leave()
         else:
             self._place.clear()
-            self._parts.artifacts.delete(index_key(self._hold.dataset_id))
+            self._parts.artifacts.delete(folder_key(self._hold.dataset_id))
 
     def _leave(self) -> None:
         """The dataset has another owner, or was deleted: then so is what was written meanwhile."""
         log.info("dataset %s was deleted or taken over while it was looked through", self._hold.dataset_id)
-        with self._parts.database.read() as session:
-            gone = session.get(Dataset, self._hold.dataset_id) is None
-        if gone:
-            delete_files(self._hold.dataset_id, self._parts.settings, self._parts.artifacts)
+        clear_if_gone(self._hold.dataset_id, self._parts)
 
     def _let_go(self) -> None:
         try:

@@ -77,10 +77,10 @@ class Indexer:
             state = None if row is None else row.state
             if state == "uploading":  # nobody may begin to send while its folder is cleared
                 hold = datasets.hold(dataset_id, state, seconds=self.parts.settings.lease_seconds, session=session)
-        if state in (None, "validating") or (state == "uploading" and hold is None):
+        if row is None or state == "validating" or (state == "uploading" and hold is None):
             return
         log.info("leftovers of dataset %s (%s) are deleted", dataset_id, state)
-        place.clear(but=upload_folder.kept(place, state))
+        place.clear(but=upload_folder.kept(place, row))
         if hold is not None:
             with self.parts.database.write() as session:
                 datasets.forget_progress(dataset_id, session=session)

@@ -17,12 +17,14 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from api.deps import Parts
-from api.ingest.upload_folder import place_of
+from api.downloads import store_away
+from api.ingest.upload_folder import clear_if_gone, place_of
 from api.problems import ProblemError
 from store import datasets
 from store.datasets import Hold
 from store.errors import HoldLost
 from store.models import Dataset
+from store.uploads.archives import archive_key, is_shared
 from tid_core.data.archives import KINDS, SNIFF_BYTES, sniff, unknown_kind
 
 log = logging.getLogger("api.uploads")
@@ -32,7 +34,8 @@ SILENCE = 60.0
 RESERVE = 64 << 20
 """Bytes of the disk that an upload leaves to everything else."""
 _BLOCK = 1 << 20
-_DIGESTS = {"sha-256": "sha256", "sha-512": "sha512"}
+_OURS = "sha-256"
+_DIGESTS = {_OURS: "sha256", "sha-512": "sha512"}
 _DIGEST = re.compile(r"\s*([a-z0-9-]+)=:([A-Za-z0-9+/]*={0,2}):\s*")
 
 
@@ -49,6 +52,8 @@ class _Incoming:
     declared: int | None
     expected: dict[str, bytes]
     """By algorithm, from Content-Digest."""
+    is_to_be_stored: bool
+    """Whether it goes to the artifacts, under a key that holds its sha256."""
     num_bytes: int = 0
     is_lost: bool = False
     """Whether the dataset was deleted, or taken over, meanwhile."""
@@ -56,7 +61,8 @@ class _Incoming:
     _hashes: dict[str, _Hash] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._hashes = {name: hashlib.new(_DIGESTS[name]) for name in self.expected}
+        wanted = {*self.expected, _OURS} if self.is_to_be_stored else self.expected
+        self._hashes = {name: hashlib.new(_DIGESTS[name]) for name in wanted}
 
     async def take(self, chunk: bytes) -> None:
         self._block += chunk
@@ -88,6 +94,10 @@ class _Incoming:
         self.file.flush()
         os.fsync(self.file.fileno())
 
+    @property
+    def sha256(self) -> str:
+        return self._hashes[_OURS].digest().hex()
+
 
 async def receive(request: Request, name_or_id: str, parts: Parts) -> Dataset:
     """The body of the request as the archive of a dataset, which is then to be validated.
@@ -104,15 +114,17 @@ async def receive(request: Request, name_or_id: str, parts: Parts) -> Dataset:
     try:
         await run_in_threadpool(_make_room, part, declared)
         with part.open("xb") as file:
-            incoming = _Incoming(file, declared, expected)
+            incoming = _Incoming(file, declared, expected, is_shared(parts.artifacts))
             async with _kept(hold, incoming, parts):
                 await _read(request, incoming, hold)
                 await run_in_threadpool(incoming.settle)
-        return await run_in_threadpool(_finish, hold, part, incoming.num_bytes, parts)
+                stored = await run_in_threadpool(_store, hold, part, incoming, parts)
+        return await run_in_threadpool(_finish, hold, part, incoming.num_bytes, stored, parts)
     except OSError as error:
         log.error("the archive of dataset %s cannot be written: %s", hold.dataset_id, error)
         raise ProblemError(507, "no_space", f"the server cannot keep the archive: {error.strerror}") from error
     except HoldLost as error:
+        await run_in_threadpool(clear_if_gone, hold.dataset_id, parts)
         detail = "the dataset was deleted, or received from another request, while its archive came in"
         raise ProblemError(409, "dataset_gone", detail) from error
     finally:
@@ -193,9 +205,24 @@ def _make_room(part: Path, declared: int | None) -> None:
         raise ProblemError(507, "no_space", detail)
 
 
-def _finish(hold: Hold, part: Path, num_bytes: int, parts: Parts) -> Dataset:
+def _store(hold: Hold, part: Path, incoming: _Incoming, parts: Parts) -> str | None:
+    """Its key, where hosts share the artifacts alone.
+
+    Raises:
+        ProblemError: the artifact store does not take it.
+    """
+    if not incoming.is_to_be_stored:
+        return None
+    key = archive_key(hold.dataset_id, incoming.sha256)
+    try:
+        return parts.artifacts.put(key, part).key
+    except OSError as error:
+        raise store_away(key, error) from error
+
+
+def _finish(hold: Hold, part: Path, num_bytes: int, stored: str | None, parts: Parts) -> Dataset:
     with parts.database.write() as session:
-        row = datasets.finish_upload(hold, num_bytes=num_bytes, session=session)
+        row = datasets.finish_upload(hold, num_bytes=num_bytes, stored=stored, session=session)
         part.replace(place_of(hold.dataset_id, parts.settings).archive)  # only now is it sure that it is ours
     parts.dataset_came.set()
     return row

@@ -3,6 +3,8 @@
 `<token>.part` while an archive is received, `archive` when it is whole, `data-<token>` while it is unpacked, `data`
 when that is done, `index-<token>` while the index is made. For a folder of the server there is nothing but the last.
 What is to be deleted is renamed to `<id>.deleted` first, so that it can be told from what another database knows of.
+With artifacts in S3 the folder is this host's alone, and empty while nothing is received or looked through: archives
+are among the artifacts.
 """
 
 import re
@@ -14,9 +16,11 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.deps import Parts
 from store import datasets, models
 from store.artifacts import ArtifactStore
 from store.settings import Settings
+from store.uploads.archives import folder_key
 
 _ID = re.compile(r"[0-9a-f]{12}")
 _DELETED = ".deleted"
@@ -64,11 +68,6 @@ def place_of(dataset_id: str, settings: Settings) -> Place:
     return Place(settings.uploads / dataset_id)
 
 
-def index_key(dataset_id: str) -> str:
-    """Key of everything among the artifacts that belongs to the dataset."""
-    return f"datasets/{dataset_id}"
-
-
 def delete_files(dataset_id: str, settings: Settings, artifacts: ArtifactStore) -> None:
     """Everything of a dataset that the database no longer knows."""
     place = place_of(dataset_id, settings)
@@ -76,9 +75,17 @@ def delete_files(dataset_id: str, settings: Settings, artifacts: ArtifactStore) 
     if place.folder.is_dir() and not doomed.exists():
         place.folder.rename(doomed)
     doomed.mkdir(parents=True, exist_ok=True)  # a process that is killed now leaves word of what it was at
-    artifacts.delete(index_key(dataset_id))
+    artifacts.delete(folder_key(dataset_id))
     shutil.rmtree(doomed, ignore_errors=True)
     place.clear()  # of a process that wrote on
+
+
+def clear_if_gone(dataset_id: str, parts: Parts) -> None:
+    """A dataset that was deleted while somebody worked on it leaves what was written meanwhile."""
+    with parts.database.read() as session:
+        gone = session.get(models.Dataset, dataset_id) is None
+    if gone:
+        delete_files(dataset_id, parts.settings, parts.artifacts)
 
 
 def half_deleted(settings: Settings) -> list[str]:
@@ -97,16 +104,17 @@ def find_leftovers(settings: Settings, session: Session) -> list[Place]:
     if not ids:
         return []
     busy = datasets.held_ids(session=session)
-    rows = session.execute(select(models.Dataset.id, models.Dataset.state)).all()
-    states = {row.id: row.state for row in rows if row.state != "validating"}
-    stale = {one: Place(settings.uploads / one) for one in sorted(ids - busy) if one in states}
-    return [place for one, place in stale.items() if _has_more(place, states[one])]
+    rows = session.scalars(select(models.Dataset).where(models.Dataset.state != "validating")).all()
+    known = {row.id: row for row in rows}
+    stale = {one: Place(settings.uploads / one) for one in sorted(ids - busy) if one in known}
+    return [place for one, place in stale.items() if _has_more(place, known[one])]
 
 
-def kept(place: Place, state: str) -> Path | None:
-    """What of a place belongs to a dataset in this state that nobody works on."""
-    return place.data if state == "ready" and place.data.is_dir() else None
+def kept(place: Place, dataset: models.Dataset) -> Path | None:
+    """What of a place belongs to a dataset that nobody works on, and that is not to be validated."""
+    is_here = dataset.state == "ready" and datasets.stored_archive(dataset) is None
+    return place.data if is_here and place.data.is_dir() else None
 
 
-def _has_more(place: Place, state: str) -> bool:
-    return any(path != kept(place, state) for path in place.folder.iterdir())
+def _has_more(place: Place, dataset: models.Dataset) -> bool:
+    return any(path != kept(place, dataset) for path in place.folder.iterdir())

@@ -1,6 +1,8 @@
 """Datasets: folders that the server can read, or archives that are sent to it; looked through once, then unchanged."""
 
 import hashlib
+import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +20,9 @@ from api.views import dataset_full
 from store import datasets
 from store.errors import OutsideRoots
 from store.jobs import Cursor
+from store.uploads.archives import folder_key
+
+log = logging.getLogger("api")
 
 router = Router(prefix="/datasets", tags=["datasets"])
 
@@ -121,7 +126,12 @@ def delete(name_or_id: str, parts: PartsDep) -> None:
     """Forget a dataset that no job names: its index, and what was uploaded. A folder of the server stays as it is."""
     with parts.database.write() as session:
         row = datasets.delete(name_or_id, session=session)
-    delete_files(row.id, parts.settings, parts.artifacts)
+        with suppress(OSError):  # then only `tid gc --strangers` finds what a process that is killed now leaves
+            parts.artifacts.condemn(folder_key(row.id))
+    try:
+        delete_files(row.id, parts.settings, parts.artifacts)
+    except OSError as error:
+        log.warning("the files of dataset %s could not be deleted, it is tried again: %s", row.id, error)
 
 
 def _folder(root: str | None, roots: tuple[Path, ...]) -> Path | None:

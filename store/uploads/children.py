@@ -1,4 +1,4 @@
-"""Work that is kept out of the API's own process: Python modules as children that end with it, however it ends."""
+"""Work that is kept out of the service's processes: Python modules as children that end with it, however it ends."""
 
 import json
 import os
