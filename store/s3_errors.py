@@ -33,11 +33,15 @@ _REMEDIES: Final = {
 
 
 class S3Error(OSError):
-    """`strerror` is for people: what is wrong, and how to mend it."""
+    """`strerror` is for people: what is wrong, and how to mend it.
 
-    def __init__(self, number: int, problem: str, remedy: str, name: str) -> None:
+    Args:
+        may_pass: the same may go well in a moment; otherwise somebody has to mend something.
+    """
+
+    def __init__(self, number: int, problem: str, remedy: str, name: str, *, may_pass: bool) -> None:
         super().__init__(number, f"{problem}; {remedy}" if remedy else problem, name)
-        self.problem, self.remedy = problem, remedy
+        self.problem, self.remedy, self.may_pass = problem, remedy, may_pass
 
     def __str__(self) -> str:
         return f"{self.filename}: {self.strerror}"
@@ -80,7 +84,9 @@ class Where(NamedTuple):
         if key == "credentials":
             problem = "there is no key for S3"
         number = errno.EACCES if status in ("401", "403") else errno.ENOSPC if key == "full" else errno.EIO
-        return S3Error(number, problem, _REMEDIES.get(key, "").format(bucket=self.bucket), self._named(name))
+        remedy = _REMEDIES.get(key, "").format(bucket=self.bucket)
+        may_pass = key in ("away", "full") or status.startswith("5") or status == "429"
+        return S3Error(number, problem, remedy, self._named(name), may_pass=may_pass)
 
     def _named(self, name: str) -> str:
         return f"s3://{self.bucket}/{name}"

@@ -14,6 +14,7 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from store import claims, resume_states, workers
+from store.artifacts import open_artifacts
 from store.db import Database
 from store.errors import LeaseLost
 from store.fencing import Claim
@@ -44,8 +45,18 @@ _FULL_SECONDS = 2.0
 
 def work(settings: WorkerSettings, stop: StopFlag) -> None:
     """Run the jobs that wait for this worker, the best of its queues first, until none is left."""
-    while supervise(None, settings, stop):
+    while _can_keep(settings) and supervise(None, settings, stop):
         pass
+
+
+def _can_keep(settings: WorkerSettings) -> bool:
+    """Whether files can be stored: an attempt whose results nobody would keep is not begun, and the job waits."""
+    try:
+        open_artifacts(settings).check()
+    except OSError as error:
+        log.warning("no job is taken while the artifact store takes no files: %s", error)
+        return False
+    return True
 
 
 def supervise(job_id: str | None, settings: WorkerSettings, stop: StopFlag) -> bool:

@@ -141,6 +141,7 @@ def test_a_refusal_says_what_is_wrong_and_how_to_mend_it_without_the_secret(
         assert settings.s3_endpoint in error.strerror
         assert error.filename.startswith(f"s3://{settings.artifacts.bucket}/")
         assert error.errno == (errno.EACCES if "403" in problem else errno.EIO)
+        assert error.may_pass is (wrong == "away")
         told = f"{error!r} {error} {error.__cause__!r} {error.__context__!r} {settings!r} {artifacts!r}"
         assert not [secret for secret in (SECRET, "wr0ng") if secret in told]
     with pytest.raises(OSError, match="s3://"):
