@@ -29,8 +29,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "attempt", "node", name=op.f("pk_seats")),
     )
     op.create_index(op.f("ix_seats_worker_id"), "seats", ["worker_id"])
+    several = sa.text("nodes > 1")
+    op.create_index("ix_jobs_several", "jobs", ["state", "queue"], sqlite_where=several, postgresql_where=several)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_jobs_several", "jobs")
     op.drop_index(op.f("ix_seats_worker_id"), "seats")
     op.drop_table("seats")
