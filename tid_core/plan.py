@@ -25,6 +25,21 @@ class TeacherPlan(_Plan):
     classes: list[str] | None = None
 
 
+class NodePlan(_Plan):
+    """The place of this machine among those that train a job together, each with a plan of its own."""
+
+    number: int
+    """0 hosts the store in which all meet, has the first rank, and so speaks and writes for all."""
+    count: int
+    host: str
+    """IP address of node 0, at which all reach the store."""
+    port: int
+    address: str
+    """IP address of this node, at which the others reach its ranks."""
+    listen_fd: int | None = None
+    """Node 0: a socket bound to `host` and `port`, so that the port is nobody else's by then."""
+
+
 class RunPlan(_Plan):
     """One attempt. The process reads `resume_dir`'s newest complete state, if any, and writes only under `out_dir`.
 
@@ -43,3 +58,5 @@ class RunPlan(_Plan):
     provenance: dict[str, str] = {}
     room_seconds: float = 0.0
     """How long a full disk is waited for."""
+    node: NodePlan | None = None
+    """Where several machines train the job."""

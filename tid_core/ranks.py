@@ -24,10 +24,11 @@ wait is for the first rank, which alone computes metrics, writes checkpoints and
 
 
 @contextmanager
-def joined(device: torch.device, store: Path) -> Iterator[None]:
+def joined(device: torch.device, store: Path | None) -> Iterator[None]:
     """Be one of the ranks that torchrun's environment variables RANK and WORLD_SIZE number.
 
-    They find each other by the file `store`: a TCP store, as torchrun would have it, is open to the whole network.
+    On one machine they find each other by the file `store`: a TCP store, as torchrun would have it, is open to the
+    network. On several machines (None) it is torchrun's.
     Tensors on a GPU are exchanged by NCCL, those on the CPU by gloo: what the ranks agree on at every step is tiny and
     on the CPU, and so does not wait for the GPU.
     """
@@ -35,7 +36,7 @@ def joined(device: torch.device, store: Path) -> Iterator[None]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on this machine, whatever its host name resolves to
     dist.init_process_group(
         "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
-        init_method=f"file://{store}",
+        init_method="env://" if store is None else f"file://{store}",
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=PATIENCE,
@@ -48,6 +49,11 @@ def joined(device: torch.device, store: Path) -> Iterator[None]:
 
 def num_ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def num_local_ranks() -> int:
+    """Those of this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if num_ranks() > 1 else 1
 
 
 def rank() -> int:

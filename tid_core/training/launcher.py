@@ -18,7 +18,9 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -27,12 +29,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tid_core.events import EVENT, Event, Finished, Reporter, Warned
-from tid_core.plan import RunPlan
+from tid_core.plan import NodePlan, RunPlan
+from tid_core.ranks import PATIENCE
 from tid_core.spec import JobSpec
 from tid_core.training.files import replace_file
 from tid_core.training.guards import as_failure
 from tid_core.training.loop import train
 from tid_core.training.meeting import EVENTS, PLAN, RENDEZVOUS, STOP, TORCHRUN
+from tid_core.training.nodes import Stopped, met
 from tid_core.training.verdict import verdict
 
 _LISTEN_SECONDS = 0.1
@@ -40,7 +44,9 @@ _READ_BYTES = 1 << 16
 
 
 def run(plan: RunPlan, report: Reporter, should_stop: Callable[[], bool]) -> Finished:
-    """As `train`, in as many processes as `resources.gpus` asks for and this host has."""
+    """As `train`, in as many processes as `resources.gpus` asks for and this host has, or several hosts together."""
+    if (node := plan.node) is not None:
+        return _conclude(plan, report, lambda: _on_this_node(plan, node, report, should_stop))
     processes, available = count_processes(plan.spec)
     wanted = plan.spec.resources.gpus
     if processes < wanted:
@@ -48,8 +54,12 @@ def run(plan: RunPlan, report: Reporter, should_stop: Callable[[], bool]) -> Fin
         report(Warned(code="fewer_gpus", detail=f"{told}; training.batch_size stays {plan.spec.training.batch_size}"))
     if processes <= 1:
         return train(plan, report, should_stop)
+    return _conclude(plan, report, lambda: _launch(plan, _Team.of_one_host(processes), report, should_stop))
+
+
+def _conclude(plan: RunPlan, report: Reporter, work: Callable[[], Finished]) -> Finished:
     try:
-        finished = _launch(plan, processes, report, should_stop)
+        finished = work()
     except Exception as error:
         traceback.print_exc()
         failure = as_failure(error, plan.spec)
@@ -73,12 +83,58 @@ def count_processes(spec: JobSpec) -> tuple[int, int]:
     return max(even, default=1), available
 
 
-def _launch(plan: RunPlan, processes: int, report: Reporter, should_stop: Callable[[], bool]) -> Finished:
+def _on_this_node(plan: RunPlan, node: NodePlan, report: Reporter, should_stop: Callable[[], bool]) -> Finished:
+    """The ranks of this machine, in the same number and on the same kind of device as those of the others."""
+    try:
+        with met(node, plan.spec, should_stop) as agreed:
+            if (warning := agreed.fewer(plan.spec)) is not None:
+                report(warning)
+            if agreed.on_cpu:
+                training = plan.spec.training.model_copy(update={"device": "cpu"})
+                plan = plan.model_copy(update={"spec": plan.spec.model_copy(update={"training": training})})
+            return _launch(plan, _Team.of_node(node, agreed.ranks), report, should_stop)
+    except Stopped:
+        return Finished(outcome="stopped")
+
+
+@dataclass(frozen=True)
+class _Team:
+    """The ranks of a run: those of this launcher, and all."""
+
+    here: range
+    everyone: int
+    rendezvous: Callable[[Path], dict[str, Any]]
+    """Where torchrun's agents meet: of one host, itself, in a file of the launcher's folder."""
+
+    @classmethod
+    def of_one_host(cls, processes: int) -> "_Team":
+        """A TCP store would listen on every network of the host."""
+
+        def in_a_file(folder: Path) -> dict[str, Any]:
+            # The file grows with each sign of life.
+            configuration = {"store_type": "file", "keep_alive_interval": 3600}
+            place = {"rdzv_backend": "c10d", "rdzv_endpoint": str(folder / RENDEZVOUS), "run_id": uuid.uuid4().hex}
+            return {**place, "rdzv_configs": configuration, "local_addr": "127.0.0.1"}
+
+        return cls(range(processes), processes, in_a_file)
+
+    @classmethod
+    def of_node(cls, node: NodePlan, ranks: int) -> "_Team":
+        """torchrun's static rendezvous: its c10d one numbers the nodes itself, and the first rank must be node 0's."""
+        endpoint = f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"
+        place = {"rdzv_backend": "static", "rdzv_endpoint": endpoint, "run_id": "tid", "local_addr": node.address}
+        configuration = {"rank": node.number, "timeout": round(PATIENCE.total_seconds())}
+        size = {"min_nodes": node.count, "max_nodes": node.count}
+        here = range(node.number * ranks, (node.number + 1) * ranks)
+        return cls(here, node.count * ranks, lambda _folder: {**place, **size, "rdzv_configs": configuration})
+
+
+def _launch(plan: RunPlan, team: _Team, report: Reporter, should_stop: Callable[[], bool]) -> Finished:
     with tempfile.TemporaryDirectory(prefix="tid-ranks-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         replace_file(folder / PLAN, plan.model_dump_json().encode())
         with _Ears(folder / EVENTS) as ears:
-            agent = _Agent(folder, processes)
+            agent = _Agent(folder, team)
             agent.start()
             while agent.is_alive():
                 if should_stop():
@@ -87,17 +143,16 @@ def _launch(plan: RunPlan, processes: int, report: Reporter, should_stop: Callab
                     report(event)
             for event in ears.drain():
                 report(event)
-        return verdict(folder, processes, agent.exit_codes, agent.error)
+        return verdict(folder, team.everyone, agent.exit_codes, agent.error, here=team.here)
 
 
 class _Agent(threading.Thread):
     """torchrun in a thread, so that it takes no signal handler from the process and its main thread can listen.
 
-    It meets itself, the only node, in a file: its TCP stores would listen on every network of the host. The ranks are
-    killed when this thread dies, which is when they have ended or the whole process dies.
+    The ranks are killed when this thread dies, which is when they have ended or the whole process dies.
     """
 
-    def __init__(self, folder: Path, processes: int) -> None:
+    def __init__(self, folder: Path, team: _Team) -> None:
         super().__init__(name="torchrun", daemon=True)
         self.exit_codes: dict[int, int] = {}
         """Of the ranks that failed, the first to be noticed first; negative = ended by that signal."""
@@ -105,14 +160,8 @@ class _Agent(threading.Thread):
         command = ["-m", "tid_core.run", str(folder / PLAN), "--rank-in", str(folder)]
         self._command = [*command, "--parent-pid", str(os.getpid())]
         self._config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint=str(folder / RENDEZVOUS),
-            rdzv_configs={"store_type": "file", "keep_alive_interval": 3600},  # the file grows with each
-            local_addr="127.0.0.1",
+            **{"min_nodes": 1, "max_nodes": 1, **team.rendezvous(folder)},
+            nproc_per_node=len(team.here),
             max_restarts=0,  # a lost run continues as the worker's next attempt
             logs_specs=DefaultLogsSpecs(log_dir=str(folder / TORCHRUN)),
         )

@@ -11,6 +11,7 @@
 It belongs to one attempt at a run.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -29,10 +30,10 @@ def leave_word(folder: Path, rank: int, finished: Finished) -> None:
         replace_file(folder / f"finished-{rank}.json", finished.model_dump_json().encode())
 
 
-def read_words(folder: Path, processes: int) -> dict[int, Finished]:
+def read_words(folder: Path, ranks: Iterable[int]) -> dict[int, Finished]:
     """By rank; one that was killed has left none."""
     words = {}
-    for rank in range(processes):
+    for rank in ranks:
         try:
             words[rank] = Finished.model_validate_json((folder / f"finished-{rank}.json").read_bytes())
         except (OSError, ValidationError):

@@ -25,10 +25,10 @@ def train_as_rank(plan: RunPlan, folder: Path, report: Reporter, stop_asked: Cal
     number = int(os.environ["RANK"])
 
     def should_stop() -> bool:
-        return stop_asked() or (number == 0 and (folder / STOP).exists())
+        return stop_asked() or (os.environ["LOCAL_RANK"] == "0" and (folder / STOP).exists())
 
     try:
-        with joined(_device(plan), folder / STORE):
+        with joined(_device(plan), folder / STORE if plan.node is None else None):
             finished = train(plan, _all_but_the_last_word(report, number), should_stop)
             if finished.outcome == "failed":
                 _leave(folder, number, finished)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tid_core.events import TrainingFailure
-from tid_core.ranks import num_ranks
+from tid_core.ranks import num_local_ranks, num_ranks
 from tid_core.spec import TrainingSpec
 
 _ALLOCATION: Any = torch.utils.deterministic
@@ -67,7 +67,7 @@ def own_cores() -> int:
 def numerics(spec: TrainingSpec, device: torch.device) -> Iterator[None]:
     """Threads and determinism for the length of a run; what was set before comes back after it.
 
-    The ranks of a run, all on this machine, share its threads.
+    The ranks of a run that are on this machine share its threads.
     On CPU, kernels are always deterministic. On GPU `training.deterministic` asks for it; kernels without a
     deterministic version then warn.
     """
@@ -81,7 +81,7 @@ def numerics(spec: TrainingSpec, device: torch.device) -> Iterator[None]:
     on_cpu = device.type == "cpu"
     if spec.deterministic and not on_cpu:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-    torch.set_num_threads(max(1, (spec.threads or own_cores()) // num_ranks()))
+    torch.set_num_threads(max(1, (spec.threads or own_cores()) // num_local_ranks()))
     torch.use_deterministic_algorithms(on_cpu or spec.deterministic, warn_only=not on_cpu)
     _ALLOCATION.fill_uninitialized_memory = False  # a debugging aid that writes every buffer twice
     torch.backends.cudnn.benchmark = False  # image sizes change with each batch

@@ -95,6 +95,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"state.pt has {len(data)} bytes, its manifest says {num_bytes}")
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError("state.pt does not match the sha256 of its manifest")
+    return load_content(data)
+
+
+def load_content(data: bytes) -> dict[str, Any]:
+    """What a state.pt holds.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler fed with something else raises whatever it likes

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from tid_core.data.loader import Batch, EpochLoader
 from tid_core.detectors.base import DenseDetector
@@ -16,7 +17,7 @@ from tid_core.training.inference import StopRequested
 from tid_core.training.optim import build_optimizer
 from tid_core.training.pace import Pace
 from tid_core.training.precision import Precision
-from tid_core.training.resume import Search, find_state, read_state, save_state
+from tid_core.training.resume import SavedState, Search, find_state, load_content, read_state, save_state
 from tid_core.training.room import Room
 from tid_core.training.setup import Parts, build_parts
 from tid_core.training.state import Live, Position
@@ -87,15 +88,21 @@ class Trainer:
 
     def _resume(self) -> list[str]:
         """Continue from the newest complete state; what is wrong with newer ones."""
-        if self.plan.resume_from is None:
-            return []
-        search = find_state(self.plan.resume_from) if is_first() else Search(None)
-        path = from_first(search.state.path if search.state else None)
-        if path is not None:
-            state = search.state or read_state(path)
-            self.live.restore(state.content, self.spec)
+        resume_from = self.plan.resume_from
+        search = find_state(resume_from) if is_first() and resume_from is not None else Search(None)
+        content = self._everywhere(search.state)
+        if content is not None:
+            self.live.restore(content, self.spec)
             self._saved = (self.position.step, self.position.finished_epochs)
         return search.rejected
+
+    def _everywhere(self, found: SavedState | None) -> dict[str, Any] | None:
+        """The content of the state that the first rank found; other machines get the file from it."""
+        if self.plan.node is not None:
+            data = from_first((found.path / "state.pt").read_bytes() if found else None)
+            return load_content(data) if data is not None else None
+        path = from_first(found.path if found else None)
+        return (found or read_state(path)).content if path is not None else None
 
     def _announce(self) -> None:
         teacher, training = self.parts.teacher, self.spec.training
