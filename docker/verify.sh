@@ -33,7 +33,7 @@ done
 . "$ROOT/docker/verify/checks.sh"
 
 prerequisites
-[[ -z $CHECK ]] || { echo "this host has what is needed: Compose is ${COMPOSE[*]}"; exit 0; }
+[[ -z $CHECK ]] || { echo "it can run here: Compose is ${COMPOSE[*]}"; exit 0; }
 
 WORK=$(mktemp -d)
 readonly WORK SITE=$WORK/site PROJECT=tid-verify-$$ API_IMAGE=tid-api:verify WORKER_IMAGE=tid-worker:verify
@@ -42,9 +42,11 @@ TITLE=
 PORT=$(free_port)
 mkdir "$SITE" "$WORK/out"
 
+exec 3>&1
 finish() {
     local code=$?
     trap - EXIT
+    exec >&3 2>&3 # a step that fails leaves them redirected
     [[ $code == 0 ]] || failed
     if [[ -n $KEEP ]]; then
         echo "kept: cd $SITE && ${COMPOSE[*]} --project-name $PROJECT ps; the API is at http://127.0.0.1:$PORT"

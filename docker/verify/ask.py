@@ -25,19 +25,22 @@ TRAINING = {
 }  # fmt: skip
 
 
-def submit(client: Client, name: str, epochs: str, teacher: str | None = None) -> None:
+def spec(name: str, epochs: int, teacher: str | None) -> dict[str, Any]:
     """Six steps an epoch, at 64 pixels."""
-    spec: dict[str, Any] = {
+    return {
         "name": name,
         "dataset": "scenes",
         "teacher": {"weights": {"job": teacher, "checkpoint": "best"}} if teacher else None,
         "student": {"detector": "fcos_conv5_tiny" if teacher else "fcos_conv10_small"},
         "data": {"min_size": [64], "max_size": 64},
-        "training": {**TRAINING, "epochs": int(epochs)},
+        "training": {**TRAINING, "epochs": epochs},
         "evaluation": {"maps": 0, "every_epochs": 10},
         "baseline": False,
     }
-    say(client.submit(spec).id)
+
+
+def submit(client: Client, name: str, epochs: str, teacher: str | None = None) -> None:
+    say(client.submit(spec(name, int(epochs), teacher)).id)
 
 
 def ready(client: Client, seconds: str) -> None:

@@ -54,9 +54,9 @@ find_compose() {
     for candidate in "docker compose" docker-compose "$ROOT/.venv/bin/docker-compose"; do
         read -r -a COMPOSE <<<"$candidate"
         version=$("${COMPOSE[@]}" version --short 2>/dev/null) || continue
-        version_at_least 2.24 "${version#v}" && return
+        version_at_least 2.24.4 "${version#v}" && return
     done
-    skip "there is no Docker Compose 2.24 or later, as plugin, on PATH or in .venv"
+    skip "there is no Docker Compose 2.24.4 or later, as plugin, on PATH or in .venv"
 }
 
 version_at_least() { printf '%s\n' "$1" "$2" | sort --check=quiet --version-sort; }
