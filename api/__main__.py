@@ -1,5 +1,7 @@
 """`python -m api`: serve on the host and port of the settings."""
 
+import logging
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -10,11 +12,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.app import create_app
 from api.gate import binding
 from api.gate.access import MAX_HEAD_BYTES
+from api.listening import CannotListen, refuse_taken
 from api.serving import Server
 from store.errors import DatabaseUnfit
+from store.upkeep.misspelt import misspelt
 from store.monitoring import log_lines
-from store.settings import SettingsError, load_settings
+from store.settings import Settings, SettingsError, load_settings
 from store.upkeep.preparing import NotMigrated, prepare_database
+from store.upkeep.reaching import reach_artifacts
+from store.upkeep.starting import await_database, told
+
+log = logging.getLogger("api")
 
 
 def main() -> int:
@@ -23,15 +31,26 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    if (refusal := binding.refusal(settings)) is not None:
-        sys.stderr.write(f"{refusal}\n")
-        return 2
     log_lines.configure(settings)
+    for line in misspelt(os.environ):
+        log.warning(line)
     try:
+        refuse_taken(settings.host, settings.port)
+        await_database(settings)
+        if (refusal := binding.refusal(settings)) is not None:
+            sys.stderr.write(f"{refusal}\n")
+            return 2
         prepare_database(settings)
-    except (NotMigrated, DatabaseUnfit, SQLAlchemyError) as error:
-        sys.stderr.write(f"the server cannot start: {str(error).splitlines()[0]}\n")
+        reach_artifacts(settings)
+    except (CannotListen, NotMigrated, DatabaseUnfit, SQLAlchemyError, OSError) as error:
+        sys.stderr.write(f"the server cannot start: {told(error, settings)}\n")
         return 3
+    except KeyboardInterrupt:  # while it waits
+        return 130
+    return _serve(settings)
+
+
+def _serve(settings: Settings) -> int:
     app = create_app(settings)
     config = uvicorn.Config(
         app,

@@ -76,8 +76,7 @@ app.add_typer(workers.app, name="workers")
 
 def main() -> None:
     """Run a command; what the user can act on is one red line, never a traceback."""
-    from client.errors import ClientError, ServerUnreachable
-    from client.machine import EmbeddedError
+    from client.errors import ClientError, EmbeddedError, ServerUnreachable
 
     try:
         app()

@@ -16,7 +16,7 @@ def write(folder: Path, *, images: int, seed: int) -> None:
 
         write_demo_data(folder, images=images, seed=seed)
     except ImportError as error:
-        raise ClientError(f"the demo data needs {error.name}: install `tid-service[embedded]`") from error
+        raise ClientError(f'the demo data needs {error.name}: pip install "tid-service[embedded]"') from error
     except FileExistsError as error:
         raise ClientError(str(error)) from error
     except OSError as error:

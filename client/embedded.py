@@ -17,7 +17,8 @@ from typing import IO, Self
 
 import httpx
 
-from client.machine import EmbeddedError, free_port, lock_home, valkey_binary, worker_environments
+from client.errors import EmbeddedError
+from client.machine import free_port, lock_home, make_home, require_torch, valkey_binary, worker_environments
 from client.parts import Part
 
 __all__ = ["Embedded", "EmbeddedError"]
@@ -25,7 +26,7 @@ __all__ = ["Embedded", "EmbeddedError"]
 _SOCKET_PATH_BYTES = 100  # sun_path holds 108 on Linux, 104 on macOS
 _READY_SECONDS = 120.0
 _KEEP_SECONDS = 0.2
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _SAVING_SECONDS = 120.0  # the default of TID_TERMINATE_GRACE_SECONDS, in which a training saves its state
 _SETTLING_SECONDS = 30.0  # what a worker needs after that, and the API to let go of what it does
 
@@ -75,14 +76,13 @@ class Embedded:
         Raises:
             EmbeddedError: the home is in use, the port is taken, or a part ends before it is ready.
         """
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)  # logs and weights are nobody else's business
-        for folder in (self.home / "logs", self.home / "run"):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_home(self.home)
+        self._lock = lock_home(make_home(self.home))
         try:
             self.port = free_port(self.host, self.port)
             self._lock.write(f"pid {os.getpid()}, {self.url}\n")
             self._lock.flush()
+            if self._num_workers != 0:
+                require_torch()
             self._make_parts()
             self._start_keeper()
         except BaseException:
@@ -204,10 +204,7 @@ class Embedded:
         for part in self.parts.values():
             code = part.exit_code()
             if code is not None:
-                tail = part.log_tail()
-                raise EmbeddedError(
-                    f"{part.name} ended with code {code} while starting; the end of {part.log}:\n{tail}"
-                )
+                raise EmbeddedError(f"{part.name} ended with code {code} while starting:\n{part.log_tail()}")
 
     # -- what the parts are
 
@@ -222,6 +219,8 @@ class Embedded:
         base["TID_HOME"] = str(self.home)
         base["TID_BROKER_URL"] = f"redis+socket://{socket_path}"
         base["TID_HOST"], base["TID_PORT"] = self.host, str(self.port)
+        base.setdefault("TID_START_SECONDS", "0")  # somebody sits before it, and wants to hear at once
+        base["PYTHONSAFEPATH"] = "1"  # a folder `api` or `worker` where `tid up` is called is not this service's
         valkey = [valkey_binary(), "--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700"]
         valkey += ["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(self.home / "run")]
         python = [sys.executable, "-m"]

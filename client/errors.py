@@ -7,6 +7,10 @@ class ClientError(Exception):
     """Something that the user can act on; `str()` is what to show."""
 
 
+class EmbeddedError(Exception):
+    """The single-machine mode cannot start; the message says why and what to do."""
+
+
 class ServerUnreachable(ClientError):
     """Nothing answers at the address."""
 

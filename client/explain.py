@@ -186,4 +186,4 @@ def _require_matplotlib() -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise ClientError("pictures need matplotlib: install `tid-service[worker]`")
+        raise ClientError('pictures need matplotlib: pip install "tid-service[worker]"')

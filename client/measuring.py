@@ -36,9 +36,19 @@ def measure(path: Path, spec: JobSpec, *, dataset: Path | None, options: str | N
     folder = _dataset(spec, dataset)
     _refuse_jobs(spec)
     if find_spec("torch") is None:
-        raise ClientError("--measure needs torch: install `tid-service[worker]`")
+        raise ClientError('--measure needs torch: pip install "tid-service[worker]"')
     with tempfile.TemporaryDirectory(prefix="tid-measure-", ignore_cleanup_errors=True) as scratch:
-        command = [sys.executable, "-m", "tid_core.measure", str(path), "--out", scratch, "--dataset", str(folder)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "tid_core.measure",
+            str(path),
+            "--out",
+            scratch,
+            "--dataset",
+            str(folder),
+        ]
         command += ["--steps", str(steps), "--parent-pid", str(getpid())]
         command += ["--dataset-options", options] if options is not None else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -45,6 +45,7 @@ class Part:
     restarts: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _started_at: float = 0.0
+    _log_begins: int = 0
     _failures: int = field(default=0, repr=False)
 
     @property
@@ -54,6 +55,7 @@ class Part:
     def start(self) -> None:
         rotate(self.log)
         with self.log.open("ab") as output:
+            self._log_begins = output.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *self.command],
                 stdin=subprocess.DEVNULL,
@@ -110,10 +112,11 @@ class Part:
             self._process.wait()
 
     def log_tail(self, lines: int = 20) -> str:
+        """The last lines since it was started."""
         if not self.log.exists():
             return ""
         with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - 20_000))
+            file.seek(max(self._log_begins, self.log.stat().st_size - 20_000))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
 
 

@@ -18,7 +18,7 @@ def run_store(name: str, arguments: Sequence[str], home: Path | None) -> None:
     Raises:
         typer.Exit: it ended with another code than 0.
     """
-    command = [sys.executable, "-m", f"store.upkeep.{name}", *arguments]
+    command = [sys.executable, "-P", "-m", f"store.upkeep.{name}", *arguments]  # -P: not a `store` that lies here
     place = {} if home is None else {"TID_HOME": str(home.expanduser().resolve())}
     sys.stdout.flush()
     code = subprocess.run(command, env={**os.environ, **place}, check=False).returncode

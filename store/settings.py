@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from store.places import S3Place, checked_endpoint, parse_place
+from store.secret_files import SecretFiles, UnreadableSecret
 
 PREFIX = "TID_"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024)]
 Kind = TypeVar("Kind", bound="Settings")
+_BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
 _SECRETIVE = ("url", "endpoint", "key", "key_id", "artifacts")
 
 
@@ -24,7 +26,7 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseSettings):
-    """Values come from the environment (`TID_HOME`, `TID_DATABASE_URL`, ...) or from keyword arguments.
+    """Values come from keyword arguments, else the environment (`TID_HOME`, `TID_DATABASE_URL`, ...), else files.
 
     Raises:
         pydantic.ValidationError: a value is out of range; `get_settings` turns it into a `SettingsError`.
@@ -33,6 +35,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, validate_default=True, env_ignore_empty=True)
 
     home: Path = Field(Path("~/.tid"), description="Folder of everything the service keeps on this machine.")
+    secrets_dir: Path | None = Field(
+        None,
+        description="Folder of files that hold settings, named in small letters: tid_database_url, tid_broker_url, "
+        "tid_s3_secret_access_key. A variable of that name wins. Empty = none.",
+    )
     database_url: str = Field(
         "", description="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME; empty = tid.db under home.", repr=False
     )
@@ -105,6 +112,9 @@ class Settings(BaseSettings):
     max_gpus: int = Field(0, ge=0, description="GPUs that such jobs of a key may ask for together; 0 = no limit.")
     audit_days: float = Field(365.0, ge=0, description="How long the audit log is kept; 0 = for ever.")
 
+    start_seconds: float = Field(
+        30.0, ge=0, description="How long the API and `tid migrate` wait at their start for a PostgreSQL that is away."
+    )
     log_format: Literal["text", "json"] = Field("text", description="Lines of the API and the workers: text or json.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least level that is logged."
@@ -125,6 +135,19 @@ class Settings(BaseSettings):
         14.0, ge=0, description="Superseded points of curves go this long after the end of the job."
     )
     gc_worker_days: float = Field(7.0, ge=0.1, description="Rows of workers go after so long a silence.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (of a folder that is fixed in the code)
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        folder = os.environ.get("TID_SECRETS_DIR")
+        files = (SecretFiles(settings_cls, Path(folder)),) if folder else ()
+        return init_settings, env_settings, dotenv_settings, *files
 
     @field_validator("data_roots", mode="before")
     @classmethod
@@ -162,6 +185,15 @@ class Settings(BaseSettings):
     @classmethod
     def _known_database(cls, url: str) -> str:
         return normal_url(url) if url else url
+
+    @field_validator("broker_url", mode="after")
+    @classmethod
+    def _known_broker(cls, url: str) -> str:
+        if url.partition("://")[0] not in _BROKERS:
+            raise ValueError(
+                "write redis://:PASSWORD@HOST:PORT/0, rediss:// for TLS, or redis+socket:///FILE for a unix socket"
+            )
+        return url
 
     @model_validator(mode="before")
     @classmethod
@@ -243,6 +275,8 @@ def load_as(kind: type[Kind]) -> Kind:
         return kind()
     except ValidationError as error:
         raise SettingsError("; ".join(_complaint(entry) for entry in error.errors())) from None
+    except UnreadableSecret as error:
+        raise SettingsError(str(error)) from None
 
 
 def _complaint(entry: Any) -> str:

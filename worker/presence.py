@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 from store import reaper, workers
 from store.db import Database
 from store.models import Job
-from worker import leftovers
-from worker.gpus import gpu_facts
+from store.upkeep.starting import told
+from worker import dataset_copies, leftovers
+from worker.gpus import visible_gpus
 from worker.settings import WorkerSettings
 from worker.telemetry import device_facts, load, said_of
 
@@ -43,7 +44,7 @@ class Presence:
             self._write()
         except SQLAlchemyError as error:
             if not self._silent:
-                log.warning("the heartbeat cannot be written: %s", error)
+                log.warning("the heartbeat cannot be written: %s", told(error, self._settings))
             self._silent = True
         else:
             self._silent = False
@@ -55,7 +56,7 @@ class Presence:
             with self._database.write() as session:
                 workers.sign_off(self._settings.worker_id, session=session)
         except SQLAlchemyError as error:
-            log.warning("could not sign off: %s", error)
+            log.warning("could not sign off: %s", told(error, self._settings))
 
     def _write(self) -> None:
         telemetry = self._telemetry()
@@ -65,6 +66,8 @@ class Presence:
             if self._first or not self._heartbeat(telemetry, session):  # its predecessor may have had other GPUs
                 self._register(session)
                 self._heartbeat(telemetry, session)
+        if self._first:
+            dataset_copies.forget_unknown(self._settings.home, self._database)
         self._first = False
 
     def _heartbeat(self, telemetry: dict[str, Any], session: Session) -> bool:
@@ -94,4 +97,4 @@ class Presence:
         )
 
     def _telemetry(self) -> dict[str, Any]:
-        return {**load(), "gpus": gpu_facts() if self._device["gpus"] else []}
+        return {**load(), "gpus": visible_gpus() if self._device["gpus"] else []}

@@ -74,8 +74,8 @@ def _run(arguments: list[str]) -> dict[str, Any]:
     from client.errors import ClientError
 
     if any(find_spec(module) is None for module in ("torch", "torchvision", "safetensors")):
-        raise ClientError("importing weights needs torch: install `tid-service[worker]`")
-    command = [sys.executable, "-m", "tid_core.importing", *arguments]
+        raise ClientError('importing weights needs torch: pip install "tid-service[worker]"')
+    command = [sys.executable, "-P", "-m", "tid_core.importing", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, REFUSED):
         raise ClientError(f"the import ended with exit code {done.returncode}")

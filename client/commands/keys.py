@@ -95,6 +95,6 @@ def audit(
 def _run(arguments: list[str], home: Path | None) -> None:
     """In a process of its own: the database is the server's matter, and nothing of it is loaded here."""
     place = {"TID_HOME": str(home.expanduser().resolve())} if home is not None else {}
-    command = [sys.executable, "-m", "api.gate.keys", *arguments]
+    command = [sys.executable, "-P", "-m", "api.gate.keys", *arguments]
     sys.stdout.flush()
     raise typer.Exit(subprocess.run(command, env={**os.environ, **place}, check=False).returncode)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(module: str, url: str, home: Path) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "TID_DATABASE_URL": url, "TID_HOME": str(home)}
+    environment = {**os.environ, "TID_DATABASE_URL": url, "TID_HOME": str(home), "TID_START_SECONDS": "0"}
     return subprocess.run([sys.executable, "-m", module], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
