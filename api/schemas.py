@@ -104,7 +104,9 @@ class JobWarning(Out):
 class Waiting(Out):
     """What a job waits for."""
 
-    reason: Literal["dataset", "no_worker", "no_fitting_worker", "all_drained", "starting_soon", "busy", "paused"]
+    reason: Literal[
+        "dataset", "no_worker", "no_fitting_worker", "all_drained", "starting_soon", "busy", "nodes", "paused"
+    ]
     detail: str = Field(description="The same for people.")
     position: int | None = Field(
         description="Place among the waiting jobs of its queue that a worker there may take, 1 = next: by priority, "

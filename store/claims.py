@@ -4,11 +4,11 @@ import secrets
 from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, func, literal, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from store import metrics
-from store.db import db_now
+from store import crews, metrics, seats
+from store.db import UTCTime, db_now
 from store.endings import let_go, try_again
 from store.fencing import Claim, guard, hold, move
 from store.models import Attempt, Dataset, Job, Json, Worker
@@ -16,7 +16,7 @@ from store.placement import within_worker
 from store.reasons import WORKER_STOPPED
 from store.states import WITHOUT_WORKER, Outcome, State
 from store.text import storable
-from store.waiting import LOOKED_THROUGH
+from store.waiting import LOOKED_THROUGH, ORDER
 
 _FINAL: Final = {
     Outcome.SUCCEEDED: State.SUCCEEDED,
@@ -29,14 +29,22 @@ def claim_next(worker_id: str, queues: Collection[str], *, lease_seconds: float,
     """Become the owner of the first job that waits in these queues: the lowest priority number, then the oldest.
 
     Of workers that ask at once each gets another job. One that asks for more GPUs than the worker has is passed over.
+    One for several workers is claimed once enough are idle, and holds back those behind it (`store.crews`).
 
     Returns:
         The proof of ownership, or None where no job can begin, or the worker is to drain.
     """
+    many = crews.first(worker_id, queues, seconds=lease_seconds, session=session)
     first = select(Job.id).where(Job.state == State.QUEUED, Job.queue.in_(queues), *_may_begin(worker_id))
-    in_order = first.order_by(Job.priority, Job.created_at, Job.id).limit(1)
-    job_id = session.scalar(in_order.with_for_update(skip_locked=True, of=Job))
-    return None if job_id is None else claim(job_id, worker_id, lease_seconds=lease_seconds, session=session)
+    first = first.where(Job.nodes == 1)
+    if many is not None:
+        priority, created_at, job_id = many.place
+        first = first.where(tuple_(*ORDER) < tuple_(literal(priority), literal(created_at, UTCTime()), literal(job_id)))
+    in_order = first.order_by(*ORDER).limit(1)
+    found = session.scalar(in_order.with_for_update(skip_locked=True, of=Job))
+    if found is None and many is not None and many.may_begin:
+        found = many.job_id
+    return None if found is None else _claim(found, worker_id, lease_seconds=lease_seconds, session=session)
 
 
 def claim(job_id: str, worker_id: str, *, lease_seconds: float, session: Session) -> Claim | None:
@@ -45,11 +53,20 @@ def claim(job_id: str, worker_id: str, *, lease_seconds: float, session: Session
     Returns:
         The proof of ownership, or None where the job is not queued (any more), does not exist, or has to wait until
         its dataset was looked through (anew, after an update of the service), or where the worker is to drain or lacks
-        the GPUs that the job asks for.
+        the GPUs that the job asks for, or where too few others are idle to train it together.
     """
+    nodes, queue = session.execute(select(Job.nodes, Job.queue).where(Job.id == job_id)).first() or (1, "")
+    if nodes > 1:
+        many = crews.first(worker_id, [queue], seconds=lease_seconds, session=session)
+        if many is None or many.job_id != job_id or not many.may_begin:
+            return None
+    return _claim(job_id, worker_id, lease_seconds=lease_seconds, session=session)
+
+
+def _claim(job_id: str, worker_id: str, *, lease_seconds: float, session: Session) -> Claim | None:
     token = secrets.token_hex(16)
     statement = update(Job).where(Job.id == job_id, Job.state == State.QUEUED, *_may_begin(worker_id))
-    attempt = session.scalar(
+    row = session.execute(
         statement.values(
             state=State.STARTING,
             status_reason=None,
@@ -60,14 +77,17 @@ def claim(job_id: str, worker_id: str, *, lease_seconds: float, session: Session
             lease_expires_at=db_now(lease_seconds),
             started_at=func.coalesce(Job.started_at, db_now()),
             updated_at=db_now(),
-        ).returning(Job.attempt),
+        ).returning(Job.attempt, Job.nodes),
         execution_options={"synchronize_session": False},
-    )
-    if attempt is None:
+    ).first()
+    if row is None:
         return None
+    attempt, nodes = row
     session.add(Attempt(job_id=job_id, number=attempt, worker_id=worker_id, lease_token=token))
     session.flush()
-    return Claim(job_id=job_id, attempt=attempt, token=token, worker_id=worker_id)
+    claim = Claim(job_id=job_id, attempt=attempt, token=token, worker_id=worker_id)
+    seats.open_for(claim, nodes, session=session)
+    return claim
 
 
 def _may_begin(worker_id: str) -> tuple[ColumnElement[bool], ...]:

@@ -1,13 +1,13 @@
 """What keeps jobs from being lost: jobs of silent workers go back to the queue, and the queue is announced again."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, false, or_, select, update
 from sqlalchemy.orm import Session
 
-from store import leases, watch, workers
+from store import leases, seats, watch, workers
 from store.db import Database, db_now
 from store.endings import try_again
 from store.models import Dataset, Job, Worker
@@ -61,7 +61,8 @@ def reap_once(database: Database, settings: Settings, *, token: str, ring: Calla
         expired = expire_leases(session=session) if watched >= timedelta(seconds=settings.lease_seconds) else []
         idle = workers.idle(heartbeat_seconds=settings.heartbeat_seconds, session=session)
         queues = {queue for worker in idle for queue in worker.queues}
-        rung = due_doorbells(queues, ring_seconds=settings.ring_seconds, session=session)
+        rung = due_for_seats(idle, ring_seconds=settings.ring_seconds, session=session)
+        rung += due_doorbells(queues, ring_seconds=settings.ring_seconds, session=session)
         rung += due_for_some(idle, ring_seconds=settings.ring_seconds, session=session)
     for doorbell in rung:
         ring(doorbell)
@@ -110,6 +111,24 @@ def due_for_some(idle: Iterable[Worker], *, ring_seconds: float, session: Sessio
         free = [one for one in free if one not in fit]
         rung += [Doorbell(job.id, workers.bell(one.id), job.priority) for one in fit]
     return rung
+
+
+def due_for_seats(idle: Sequence[Worker], *, ring_seconds: float, session: Session) -> list[Doorbell]:
+    """Seats beside the owner of a job that nobody has taken: a bell for each, of an idle worker that may take it."""
+    due = [seat for seat in seats.waiting(ring_seconds=ring_seconds, session=session) if seat.is_due]
+    if not due:
+        return []
+    occupied = seats.occupied(session=session)
+    free = [worker for worker in idle if worker.id not in occupied]
+    rung: dict[seats.OpenSeat, Worker] = {}
+    for seat in due:
+        gpus = Gpus(seat.gpus_wanted, seat.min_gpu_memory_mib)
+        fit = next((one for one in free if seat.queue in one.queues and gpus.fit(Gpus.of(one))), None)
+        if fit is not None:
+            free.remove(fit)
+            rung[seat] = fit
+    seats.count_as_announced(rung, session=session)
+    return [Doorbell(seat.job_id, workers.bell(worker.id), seat.priority) for seat, worker in rung.items()]
 
 
 def _announce(*which: ColumnElement[bool], session: Session) -> list[Any]:

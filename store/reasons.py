@@ -8,6 +8,7 @@ RETRIED: Final = "retried"
 PAUSED: Final = "paused"
 WORKER_STOPPED: Final = "worker_stopped"
 WORKER_DRAINED: Final = "worker_drained"
+NODES_MISSING: Final = "nodes_missing"
 RESTORED: Final = "restored"
 WORKER_LOST: Final = "worker_lost"
 WORKER_ERROR: Final = "worker_error"
@@ -20,6 +21,7 @@ BY_REQUEST: Final[dict[str, str]] = {
     PAUSED: "The attempt saved its state and ended because its job was paused.",
     WORKER_STOPPED: "Its worker was shut down: the attempt saved its state and handed the job back.",
     WORKER_DRAINED: "Its worker was drained: the attempt saved its state and handed the job back.",
+    NODES_MISSING: "Not all of the workers that train it together came in time: the attempt handed the job back.",
     RESTORED: "The service was restored from a backup: the attempt that ran then counts no more.",
 }
 """Nothing went wrong; none of these counts against `resources.max_attempts`."""

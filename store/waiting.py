@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Final, Literal, NamedTuple, get_args
 
-from sqlalchemy import ColumnElement, and_, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, literal, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from store import workers
@@ -13,12 +14,14 @@ from store.models import Dataset, Job, Worker
 from store.placement import Gpus, largest, nobody, within
 from store.states import State
 
-Reason = Literal["dataset", "no_worker", "no_fitting_worker", "all_drained", "starting_soon", "busy", "paused"]
+Reason = Literal["dataset", "no_worker", "no_fitting_worker", "all_drained", "starting_soon", "busy", "nodes", "paused"]
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 LOOKED_THROUGH: Final = ("ready", "invalid")
 """States of a dataset whose jobs may begin; those of an invalid one begin and fail with its report."""
 ORDER: Final = (Job.priority, Job.created_at, Job.id)
 """The order in which the jobs of a queue are taken."""
+SEVERAL: Final = Job.nodes > literal_column("1")
+"""Jobs for several workers, as the index has it that holds those alone."""
 
 
 class Waiting(NamedTuple):
@@ -43,6 +46,13 @@ class _Crew(NamedTuple):
         return cls(len(able) - busy, busy, len(fit) - len(able))
 
 
+class _Holder(NamedTuple):
+    """A job for several workers that waits until enough are idle, and holds back those behind it (`store.crews`)."""
+
+    place: tuple[int, datetime, str]
+    detail: str
+
+
 _Staff = Mapping[str, Sequence[Worker]]
 """By queue: its workers that are online."""
 
@@ -60,12 +70,22 @@ def of_jobs(rows: Iterable[Job], *, heartbeat_seconds: float, session: Session) 
     places = _places(queued, staff, session=session)
     states = _datasets({row.dataset_id for row in queued}, session=session)
     for row in queued:
-        told = _for_worker(row.queue, Gpus.wanted(row), places.get(row.id, 1), staff[row.queue])
+        told = _for_worker(row.queue, Gpus.wanted(row), places.get(row.id, 1), staff[row.queue], row.nodes)
         if states[row.dataset_id] not in LOOKED_THROUGH:
             detail = f"its dataset is being looked through ({states[row.dataset_id]})"
             told = Waiting("dataset", detail, told.position)
         found[row.id] = told
+    _hold_back([row for row in queued if found[row.id].reason == "starting_soon"], found, staff, session=session)
     return found
+
+
+def _hold_back(rows: Sequence[Job], found: dict[str, Waiting], staff: _Staff, *, session: Session) -> None:
+    """Of these jobs, for which a worker is free, those that it does not take yet: another comes first."""
+    holders = _holders(staff, session=session) if rows else {}
+    for row in rows:
+        holder = holders.get(row.queue)
+        if holder is not None and (row.priority, row.created_at, row.id) > holder.place:
+            found[row.id] = found[row.id]._replace(reason="nodes", detail=holder.detail)
 
 
 def nobody_fits(wanted: Gpus, queue: str, *, heartbeat_seconds: float, session: Session) -> str | None:
@@ -76,27 +96,32 @@ def nobody_fits(wanted: Gpus, queue: str, *, heartbeat_seconds: float, session: 
 
 def reasons(*, heartbeat_seconds: float, session: Session) -> dict[Reason, int]:
     """How many jobs wait for each reason, 0 included."""
-    alike = (Job.queue, Job.gpus_wanted, Job.min_gpu_memory_mib, Dataset.state)
+    alike = (Job.queue, Job.gpus_wanted, Job.min_gpu_memory_mib, Job.nodes, Dataset.state)
     statement = select(*alike, func.count()).join(Dataset, Dataset.id == Job.dataset_id)
     rows = session.execute(statement.where(Job.state == State.QUEUED).group_by(*alike)).all()
-    ready = Counter[tuple[Gpus, str]]()
-    for queue, gpus, memory_mib, state, number in rows:
-        ready[Gpus(gpus, memory_mib), queue] += number if state in LOOKED_THROUGH else 0
+    ready = Counter[tuple[Gpus, str, int]]()
+    for queue, gpus, memory_mib, nodes, state, number in rows:
+        ready[Gpus(gpus, memory_mib), queue, nodes] += number if state in LOOKED_THROUGH else 0
     found = dict.fromkeys(REASONS, 0)
     found["dataset"] = sum(row[-1] for row in rows) - ready.total()
-    staff = _staff({queue for _, queue in ready}, heartbeat_seconds=heartbeat_seconds, session=session)
+    staff = _staff({queue for _, queue, _ in ready}, heartbeat_seconds=heartbeat_seconds, session=session)
+    holders = _holders(staff, session=session)
     begins = Counter[str]()
-    for (wanted, queue), number in sorted(ready.items(), reverse=True):  # those that fewer workers fit come first
-        soon = min(number, max(0, _Crew.of(staff[queue], wanted).idle - begins[queue]))
-        begins[queue] += soon
+    for (wanted, queue, nodes), number in sorted(ready.items(), reverse=True):  # those that fewer workers fit first
+        idle = max(0, _Crew.of(staff[queue], wanted).idle - begins[queue])
+        soon = min(number, idle // nodes) if queue not in holders else 0
+        begins[queue] += soon * nodes
         found["starting_soon"] += soon
         if number > soon:
-            found[_for_worker(queue, wanted, 1 + len(staff[queue]), staff[queue]).reason] += number - soon
+            rest: Reason = "nodes"
+            if not idle or queue not in holders:
+                rest = _for_worker(queue, wanted, 1 + len(staff[queue]), staff[queue], nodes).reason
+            found[rest] += number - soon
     found["paused"] = session.scalars(select(func.count()).where(Job.state == State.PAUSED)).one()
     return found
 
 
-def _for_worker(queue: str, wanted: Gpus, position: int, staff: Sequence[Worker]) -> Waiting:
+def _for_worker(queue: str, wanted: Gpus, position: int, staff: Sequence[Worker], nodes: int) -> Waiting:
     if not staff:
         return Waiting("no_worker", f"no worker of the queue {queue!r} is online", position)
     crew = _Crew.of(staff, wanted)
@@ -106,11 +131,32 @@ def _for_worker(queue: str, wanted: Gpus, position: int, staff: Sequence[Worker]
     if not crew.idle and not crew.busy:
         who = "the worker" if crew.drained == 1 else f"all {crew.drained} workers"
         return Waiting("all_drained", f"{who} of the queue {queue!r}{having} may take no job: drained", position)
-    if position <= crew.idle:
+    if nodes > 1 and crew.idle < nodes:
+        return Waiting("nodes", f"needs {_at_once(nodes, crew, f' of the queue {queue!r}{having}')}", position)
+    if position + nodes - 1 <= crew.idle:
         return Waiting("starting_soon", "a worker is free and will take it", position)
     ahead = f"{position - 1} {'job' if position == 2 else 'jobs'} ahead"
     at_work = f"{crew.busy} {'worker' if crew.busy == 1 else 'workers'}{having} busy"
     return Waiting("busy", f"{ahead}, {at_work}", position)
+
+
+def _at_once(nodes: int, crew: _Crew, of_what: str) -> str:
+    number, what = (crew.idle, "idle") if crew.idle + crew.busy >= nodes else (crew.idle + crew.busy, "online")
+    return f"{nodes} workers{of_what} at once, {number} {'is' if number == 1 else 'are'} {what}"
+
+
+def _holders(staff: _Staff, *, session: Session) -> dict[str, _Holder]:
+    """By queue."""
+    wanted = (Job.id, Job.queue, Job.priority, Job.created_at, Job.nodes, Job.gpus_wanted, Job.min_gpu_memory_mib)
+    ready = Job.dataset_id.in_(select(Dataset.id).where(Dataset.state.in_(LOOKED_THROUGH)))
+    statement = select(*wanted).where(Job.state == State.QUEUED, SEVERAL, Job.queue.in_(staff), ready)
+    holders: dict[str, _Holder] = {}
+    for job in session.execute(statement.order_by(*ORDER)):
+        crew = _Crew.of(staff[job.queue], Gpus(job.gpus_wanted, job.min_gpu_memory_mib))
+        if job.queue not in holders and crew.idle < job.nodes <= crew.idle + crew.busy:
+            detail = f"job {job.id} is first: it needs {_at_once(job.nodes, crew, '')}"
+            holders[job.queue] = _Holder((job.priority, job.created_at, job.id), detail)
+    return holders
 
 
 def _places(queued: Sequence[Job], staff: _Staff, *, session: Session) -> dict[str, int]:
