@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, func, literal, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from store import crews, metrics, seats
+from store import metrics, seats, teams
 from store.db import UTCTime, db_now
 from store.endings import let_go, try_again
 from store.fencing import Claim, guard, hold, move
@@ -29,12 +29,12 @@ def claim_next(worker_id: str, queues: Collection[str], *, lease_seconds: float,
     """Become the owner of the first job that waits in these queues: the lowest priority number, then the oldest.
 
     Of workers that ask at once each gets another job. One that asks for more GPUs than the worker has is passed over.
-    One for several workers is claimed once enough are idle, and holds back those behind it (`store.crews`).
+    One for several workers is claimed once enough are idle, and holds back those behind it (`store.teams`).
 
     Returns:
         The proof of ownership, or None where no job can begin, or the worker is to drain.
     """
-    many = crews.first(worker_id, queues, seconds=lease_seconds, session=session)
+    many = teams.first(worker_id, queues, seconds=lease_seconds, session=session)
     first = select(Job.id).where(Job.state == State.QUEUED, Job.queue.in_(queues), *_may_begin(worker_id))
     first = first.where(Job.nodes == 1)
     if many is not None:
@@ -57,7 +57,7 @@ def claim(job_id: str, worker_id: str, *, lease_seconds: float, session: Session
     """
     nodes, queue = session.execute(select(Job.nodes, Job.queue).where(Job.id == job_id)).first() or (1, "")
     if nodes > 1:
-        many = crews.first(worker_id, [queue], seconds=lease_seconds, session=session)
+        many = teams.first(worker_id, [queue], seconds=lease_seconds, session=session)
         if many is None or many.job_id != job_id or not many.may_begin:
             return None
     return _claim(job_id, worker_id, lease_seconds=lease_seconds, session=session)

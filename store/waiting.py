@@ -47,7 +47,7 @@ class _Crew(NamedTuple):
 
 
 class _Holder(NamedTuple):
-    """A job for several workers that waits until enough are idle, and holds back those behind it (`store.crews`)."""
+    """A job for several workers that waits until enough are idle, and holds back those behind it (`store.teams`)."""
 
     place: tuple[int, datetime, str]
     detail: str

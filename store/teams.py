@@ -19,7 +19,7 @@ from store.placement import Gpus
 from store.states import State
 from store.waiting import LOOKED_THROUGH, ORDER, SEVERAL
 
-_LOCK: Final = 0x7469645F63726577
+_LOCK: Final = 0x7469645F7465616D
 """Of PostgreSQL, for the length of a transaction: workers are counted by one claim at a time."""
 
 
