@@ -31,12 +31,12 @@ _PATIENCE_SECONDS = 60.0
 class S3Server:
     """One process with everything in it. It can be killed and started again, on the same ports and files."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        self.folder, self.address = folder, address
         self._ports = dict(
-            zip([f"{part}.port{kind}" for part in _PARTS for kind in ("", ".grpc")], _free(10), strict=True)
+            zip([f"{part}.port{kind}" for part in _PARTS for kind in ("", ".grpc")], _free(10, address), strict=True)
         )
-        self.endpoint = f"http://127.0.0.1:{self._ports['s3.port']}"
+        self.endpoint = f"http://{self.address}:{self._ports['s3.port']}"
         self._process: subprocess.Popen[bytes] | None = None
         (folder / "data").mkdir()
         (folder / "keys.json").write_text(json.dumps({"identities": _identities()}))
@@ -90,7 +90,7 @@ class S3Server:
 
     def unfinished(self) -> list[str]:
         """Uploads of several parts that were begun, and neither ended nor given up."""
-        url = f"http://127.0.0.1:{self._ports['filer.port']}/buckets/{BUCKET}/.uploads/"
+        url = f"http://{self.address}:{self._ports['filer.port']}/buckets/{BUCKET}/.uploads/"
         answer = httpx.get(url, headers={"Accept": "application/json"}, params={"limit": 1000})
         entries = answer.json().get("Entries") if answer.is_success else None
         return [entry["FullPath"] for entry in entries or []]
@@ -101,8 +101,8 @@ class S3Server:
             "-logtostderr",
             "mini",
             f"-dir={self.folder / 'data'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip={self.address}",
+            f"-ip.bind={self.address}",
             *(f"-{name}={port}" for name, port in self._ports.items()),
             f"-s3.config={self.folder / 'keys.json'}",
             f"-bucket={BUCKET}",
@@ -138,11 +138,11 @@ def _identities() -> list[dict[str, Any]]:
     return [identity(KEY_ID, ["Read", "Write", "List", "Tagging"]), identity(READER, ["Read", "List"])]
 
 
-def _free(number: int) -> list[int]:
+def _free(number: int, address: str) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:
-            one.bind(("127.0.0.1", 0))
+            one.bind((address, 0))
         return [one.getsockname()[1] for one in sockets]
 
 

@@ -12,12 +12,14 @@ from store.artifacts import ArtifactDamaged
 from store.db import Database
 from store.errors import NotFound, OutsideRoots, TeacherNotReady
 from store.fencing import Claim
+from store.seats import Seated
 from store.models import Dataset, Job
 from tid_core.data.index import index_splits
 from tid_core.events import TrainingFailure
 from tid_core.plan import RunPlan, SplitPaths, TeacherPlan
 from tid_core.spec import FileWeights, JobSpec, JobWeights
 from worker import leftovers
+from worker.dataset_copies import Uploaded
 from worker.settings import WorkerSettings
 from worker.uploads import Storage
 
@@ -51,8 +53,18 @@ class _Records:
     provenance: dict[str, str]
 
 
-def prepare(claim: Claim, database: Database, settings: WorkerSettings, storage: Storage, scratch: Path) -> RunPlan:
+def prepare(
+    claim: Claim | Seated,
+    database: Database,
+    settings: WorkerSettings,
+    storage: Storage,
+    scratch: Path,
+    *,
+    resumes: bool = True,
+) -> RunPlan:
     """Gather everything the training needs under `scratch`, a folder of this attempt alone.
+
+    `resumes`: with the states to go on from; further nodes get what they need of them from the first one.
 
     Raises:
         TrainingFailure: the dataset, the teacher or a weights file cannot be used.
@@ -85,7 +97,7 @@ def with_threads(spec: JobSpec, threads: int) -> JobSpec:
     return spec.model_copy(update={"training": training})
 
 
-def _read(claim: Claim, session: Session) -> _Records:
+def _read(claim: Claim | Seated, session: Session) -> _Records:
     job = jobs.get(claim.job_id, session=session)
     spec = JobSpec.model_validate(job.spec)
     dataset = session.get_one(Dataset, job.dataset_id)
@@ -112,12 +124,7 @@ def _splits(dataset: Dataset, roots: Sequence[Path], storage: Storage, folder: P
     if dataset.state != "ready" or dataset.root is None or dataset.index_prefix is None:
         why = "; ".join(f"{reason['code']}: {reason['detail']}" for reason in dataset.report) or "it was not looked at"
         raise TrainingFailure("dataset_invalid", f"the dataset {dataset.name} is {dataset.state}: {why}")
-    root = Path(dataset.root)
-    if not root.is_dir():
-        detail = f"{root}, the folder of dataset {dataset.name}, does not exist on this worker: it was moved or deleted"
-        raise TrainingFailure("dataset_invalid", detail)
-    if dataset.source == "folder":
-        _check_place(root, roots, "dataset_invalid")
+    root = _root(dataset, dataset.root, roots, storage)
     try:
         splits = index_splits(root, storage.fetch(dataset.index_prefix, folder))
     except (FileNotFoundError, ArtifactDamaged) as error:
@@ -126,6 +133,23 @@ def _splits(dataset: Dataset, roots: Sequence[Path], storage: Storage, folder: P
     if not {"train", "val"} <= splits.keys():
         raise TrainingFailure("dataset_invalid", f"the index of dataset {dataset.name} has no splits to train from")
     return splits
+
+
+def _root(dataset: Dataset, root: str, roots: Sequence[Path], storage: Storage) -> Path:
+    key = datasets.stored_archive(dataset)
+    if key is not None:
+        try:
+            return storage.content(Uploaded(dataset.id, dataset.name, key, dataset.bytes or 0))
+        except (FileNotFoundError, ArtifactDamaged) as error:
+            detail = f"the archive of dataset {dataset.name} is not at {error.filename} as it was put: {error.strerror}"
+            raise TrainingFailure("dataset_invalid", detail) from error
+    if not Path(root).is_dir():
+        why = "it was moved or deleted, or this host does not see it, as every host of workers has to, at this path"
+        detail = f"{root}, the folder of dataset {dataset.name}, does not exist on this worker: {why}"
+        raise TrainingFailure("dataset_invalid", detail)
+    if dataset.source == "folder":
+        _check_place(Path(root), roots, "dataset_invalid")
+    return Path(root)
 
 
 def _job_checkpoint(weights: JobWeights, session: Session) -> _JobCheckpoint:
@@ -211,6 +235,6 @@ def _clear(scratch: Path, attempt: int) -> None:
     Later ones keep theirs: a worker that was frozen may come here when another has long taken its job.
     """
     for number, folder in leftovers.attempts(scratch.parent):
-        if number <= attempt:
+        if number < attempt or folder == scratch:  # one of another node may be at work beside this
             shutil.rmtree(folder, ignore_errors=True)
     scratch.mkdir(parents=True)

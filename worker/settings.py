@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from store.ids import new_id
-from store.settings import Settings
+from store.settings import Bytes, Settings
 
 
 class WorkerSettings(Settings):
@@ -24,6 +24,11 @@ class WorkerSettings(Settings):
         default_factory=lambda: f"{socket.gethostname()[:100]}-{new_id()}",
         max_length=120,
         description="Name of this worker, unlike any other's. Empty = host name and a random part.",
+    )
+    cache_bytes: Bytes = Field(
+        200 << 30,
+        description="Room for copies of uploaded datasets, which the workers of a machine keep under TID_HOME where "
+        "artifacts are in S3. The longest unused ones go first, none in use.",
     )
     deaf_seconds: float = Field(
         60.0, gt=0, description="An idle worker that lets messages lie for this long ends, to be started again."

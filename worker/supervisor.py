@@ -24,7 +24,8 @@ from store.reasons import USER, WORKER_ERROR
 from store.states import Outcome, State
 from tid_core.events import TrainingFailure
 from worker import leftovers
-from worker.child import Child
+from worker.child import Child, Heard
+from worker.dataset_copies import Abandoned
 from worker.endings import CRASHES, explain
 from worker.link import AWAY, Away, Link, OwnershipUnknown
 from worker.planning import prepare
@@ -281,9 +282,17 @@ class Supervisor:
         while self._stop.reason is None:
             future: Future[Result] = self._storage.submit(work)
             while not wait([future], _LISTEN_SECONDS).done:
+                self._hear_storage()
                 self._synchronise()
+                self._look_for_requests()
+                if self._stop.reason is not None:
+                    self._storage.give_up()
+            self._hear_storage()
             try:
                 return future.result()
+            except (Abandoned, StorageFailed):
+                if self._stop.reason is None:
+                    raise
             except AWAY:
                 self._link.insist(lambda _session: None)
             except OSError as error:
@@ -296,6 +305,11 @@ class Supervisor:
                 self._synchronise()
             self._look_for_requests()
         return None
+
+
+    def _hear_storage(self) -> None:
+        for line in self._storage.lines():
+            self._recorder.hear(Heard(log=f"[worker] {line}\n"))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ on; of those that the training has replaced meanwhile, only the newest is stored
 """
 
 import errno
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from typing import TypeVar
 from store.artifacts import ArtifactDamaged, Stored, attempt_key, open_artifacts
 from store.fencing import Claim
 from tid_core.events import Artifact, Checkpoint, ResumeState
+from worker.dataset_copies import DatasetCopies, Uploaded
 from worker.endings import Ending
 from worker.settings import WorkerSettings
 
@@ -55,6 +57,8 @@ class Storage:
         self._uploads: list[Future[Upload | None]] = []
         self._newest: dict[tuple[str, str], FileEvent] = {}
         self._hurry = threading.Event()
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._copies = DatasetCopies(settings, self._store, self._hurry, self._lines.put)
         self._closed = False
         self.trouble: Ending | None = None
         """Why a file has to wait, if one does."""
@@ -88,10 +92,22 @@ class Storage:
             ArtifactDamaged: it is not what was put.
             StorageFailed: the store does not answer.
         """
+        return self._asking(lambda: self._store.fetch(key, target, sha256=sha256))
+
+    def content(self, dataset: Uploaded) -> Path:
+        """The folder of what was uploaded, for as long as this object is not closed; raises as `fetch` and
+        `DatasetCopies.hold` do."""
+        return self._asking(lambda: self._copies.hold(dataset))
+
+    def lines(self) -> list[str]:
+        """What the thread has to say in the log of the job since the last call."""
+        return [self._lines.get() for _ in range(self._lines.qsize())]
+
+    def _asking(self, question: Callable[[], Result]) -> Result:
         since = time.monotonic()
         while True:
             try:
-                return self._store.fetch(key, target, sha256=sha256)
+                return question()
             except (FileNotFoundError, ArtifactDamaged):
                 raise
             except OSError as error:
@@ -121,6 +137,7 @@ class Storage:
         for upload in self._uploads:
             upload.cancel()
         self._thread.shutdown(wait=True)
+        self._copies.close()
 
     # -- in the thread
 
