@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,8 +11,9 @@ from types import FrameType
 
 from store.monitoring import log_lines
 from store.settings import SettingsError, load_as
-from worker.settings import CrewSettings
-from worker.shares import Share, shares
+from worker.settings import WorkerSettings
+from worker.shares import Share, gpus_there, shares
+from worker.telemetry import available_cores
 
 log = logging.getLogger("worker.crew")
 
@@ -105,8 +107,9 @@ class Crew:
 
 def main() -> int:
     try:
-        settings = load_as(CrewSettings)
-        members = shares(settings)
+        settings = load_as(WorkerSettings)
+        there = gpus_there(settings.gpus)
+        members = shares(settings, there, cores=available_cores(), host=socket.gethostname())
     except SettingsError as error:
         print(f"the settings of this worker cannot be used: {error}", file=sys.stderr)  # noqa: T201
         return 2

@@ -1,13 +1,11 @@
 """Which GPUs, and how many cores, each worker of a host gets."""
 
-import socket
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from store.settings import SettingsError
 from worker.gpus import gpu_facts, parts, visible_gpus
-from worker.settings import CrewSettings
-from worker.telemetry import available_cores
+from worker.settings import LONGEST_ID, WorkerSettings
 
 Gpu = dict[str, Any]
 _NO_GPU: Final = (
@@ -24,7 +22,7 @@ class Share(NamedTuple):
     variables: dict[str, str]
 
 
-def shares(settings: CrewSettings) -> list[Share]:
+def shares(settings: WorkerSettings, there: Sequence[Gpu], *, cores: int, host: str) -> list[Share]:
     """A worker for each part of TID_GPUS, and the cores divided by the GPUs; where there is none, one for the CPU.
 
     A worker that is started again has the same id, so that it is known at once that its predecessor is gone.
@@ -32,10 +30,13 @@ def shares(settings: CrewSettings) -> list[Share]:
     Raises:
         SettingsError: TID_GPUS names what is not there.
     """
-    groups = divide(settings.gpus, _there(settings.gpus)) or [[]]
-    host = settings.worker_id if "worker_id" in settings.model_fields_set else socket.gethostname()[:100]
-    cores, gpus = available_cores(), max(1, sum(len(group) for group in groups))
-    return [_share(host, group, settings.threads or max(1, cores * max(1, len(group)) // gpus)) for group in groups]
+    groups = divide(settings.gpus, there) or [[]]
+    name = settings.worker_id if "worker_id" in settings.model_fields_set else host[:100]
+    gpus = max(1, sum(len(group) for group in groups))
+    found = [_share(name, group, settings.threads or max(1, cores * max(1, len(group)) // gpus)) for group in groups]
+    if any(len(share.worker_id) > LONGEST_ID for share in found):
+        raise SettingsError(f"TID_WORKER_ID: with the GPU behind it, it has more than {LONGEST_ID} letters")
+    return found
 
 
 def divide(wanted: str, there: Sequence[Gpu]) -> list[list[Gpu]]:
@@ -59,7 +60,7 @@ def divide(wanted: str, there: Sequence[Gpu]) -> list[list[Gpu]]:
     return groups
 
 
-def _there(wanted: str) -> list[Gpu]:
+def gpus_there(wanted: str) -> list[Gpu]:
     """What CUDA_VISIBLE_DEVICES leaves, and the parts of GPUs (MIG) that are asked for, which no list shows."""
     found = visible_gpus()
     known = {gpu["uuid"] for gpu in found}
