@@ -16,7 +16,7 @@ from sqlalchemy import select
 from benchmarks.fire import processes
 from benchmarks.fire.tiny import tiny
 from store import checkpoints, claims, datasets, jobs
-from store.artifacts import FolderArtifacts
+from store.artifacts import open_artifacts
 from store.db import Database
 from store.fencing import Claim
 from store.ids import new_id
@@ -46,9 +46,9 @@ class World:
     let_in: Callable[[bool], None]
     cut_off: Callable[[], None]
 
-    def __init__(self, home: Path, digits: Path, database_url: str) -> None:
+    def __init__(self, home: Path, digits: Path, database_url: str, **changes: Any) -> None:
         self.settings = WorkerSettings(
-            home=home, data_roots=(digits.parent,), database_url=database_url, worker_id="worker-1"
+            home=home, data_roots=(digits.parent,), database_url=database_url, worker_id="worker-1", **changes
         )
         self.stop = StopFlag()
         self.database = Database(self.settings.database_url)
@@ -59,7 +59,7 @@ class World:
         index = self.settings.home / f"index-{name}"
         facts = build_index(root, index, name=name)
         for file in index.iterdir():
-            FolderArtifacts(self.settings.artifacts).put(f"datasets/{name}/{file.name}", file)
+            open_artifacts(self.settings).put(f"datasets/{name}/{file.name}", file)
         roots = (root.parent,)
         with self.database.write() as session:
             row = datasets.register(name=name, root=root, options={}, roots=roots, session=session)
@@ -119,8 +119,9 @@ class World:
         found = {}
         with self.database.read() as session:
             rows = checkpoints.of_job(job_id, session=session)
+        artifacts = open_artifacts(self.settings)
         for row in rows:
-            content = (self.settings.artifacts / row.key).read_bytes()
+            content = b"".join(artifacts.stream(row.key))
             assert (hashlib.sha256(content).hexdigest(), len(content)) == (row.sha256, row.bytes)
             if row.format == "safetensors":
                 found[row.name] = row.sha256

@@ -3,6 +3,7 @@
 The fixtures `lite` (SQLite) and `remote` (PostgreSQL) are a service without API and broker; see conftest.
 """
 
+import hashlib
 import os
 import shutil
 import signal
@@ -13,15 +14,61 @@ import pytest
 from sqlalchemy import update
 
 from store import control, logs, outputs, resume_states
+from store.artifacts import open_artifacts
 from store.control import request_pause
 from store.db import db_now
+from store.ids import new_id
 from store.models import Dataset, Job
 from store.reaper import expire_leases
 from store.states import Outcome, State
+from tid_core.events import TrainingFailure
+from worker.planning import prepare
 from worker.shutdown import StopFlag
+from worker.uploads import Storage
 
 STEPS = 24
 Undisturbed = tuple[dict[str, str], dict[tuple[str, int], float]]
+
+
+def test_with_a_bucket_a_job_goes_on_in_a_worker_that_has_an_empty_disk(
+    lite: Any, undisturbed: Undisturbed, s3_server: Any, tmp_path: Path
+) -> None:
+    """Killed on one machine, continued on another, which shares nothing with it but the database and the bucket; and
+    the student can teach there.
+    """
+    place = s3_server.settings(tmp_path / "home", f"worker-{new_id()}")
+    names = ("artifacts", "s3_endpoint", "s3_access_key_id", "s3_secret_access_key")
+    lite.settings = lite.settings.model_copy(update={name: getattr(place, name) for name in names})
+    index, artifacts = lite.settings.home / "artifacts" / "datasets" / "digits", open_artifacts(lite.settings)
+    for file in index.iterdir():
+        artifacts.put(f"datasets/digits/{file.name}", file)
+    job_id = lite.submit()
+    thread = lite.start(job_id)
+    os.kill(lite.freeze(job_id, step=5), signal.SIGKILL)
+    thread.join()
+    assert lite.job(job_id).state is State.QUEUED
+    with lite.database.read() as session:
+        saved = resume_states.keys(job_id, session=session)
+    assert all(artifacts.size(f"{key}/manifest.json") for key in saved)
+
+    shutil.rmtree(lite.settings.home / "work")
+    shutil.rmtree(lite.settings.home / "artifacts")
+    lite.settings = lite.settings.model_copy(update={"home": tmp_path / "another", "worker_id": "worker-2"})
+    assert lite.run(job_id).state is State.SUCCEEDED
+    assert lite.attempts(job_id)[1].resumed_from_step >= 4
+    assert (lite.weights(job_id), lite.curves(job_id)) == undisturbed
+    assert {path.name for path in (tmp_path / "another").rglob("*") if path.is_file()} == set()
+    assert [one.name for one in artifacts.listing() if "/resume/" in one.name] == []
+
+    claim = lite.claim(lite.submit(teacher={"weights": {"job": job_id}}, method="none", baseline=False), "worker-2")
+    storage = Storage(lite.settings, claim)
+    plan = prepare(claim, lite.database, lite.settings, storage, tmp_path / "scratch" / "attempt-1")
+    assert hashlib.sha256(plan.teacher.file.read_bytes()).hexdigest() == lite.weights(job_id)["best"]
+    assert plan.teacher.file.is_relative_to(tmp_path / "scratch" / "attempt-1")
+    artifacts.delete(f"jobs/{job_id}")
+    with pytest.raises(TrainingFailure, match=r"best\.safetensors is not in the artifact store"):
+        prepare(claim, lite.database, lite.settings, storage, tmp_path / "scratch" / "attempt-1")
+    storage.close()
 
 
 def test_a_job_is_run_once_and_recorded_whole(remote: Any, undisturbed: Undisturbed) -> None:
