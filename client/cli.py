@@ -9,6 +9,7 @@ import typer
 from client.commands import (
     control,
     datasets,
+    doctor,
     examples,
     explain,
     files,
@@ -66,7 +67,21 @@ def options(
         os.environ["TID_API_KEY_FILE"] = key_file
 
 
-for module in (local, submit, watch, jobs, control, files, explain, recipes, import_weights, keys, upkeep, examples):
+for module in (
+    local,
+    submit,
+    watch,
+    jobs,
+    control,
+    files,
+    explain,
+    recipes,
+    import_weights,
+    keys,
+    upkeep,
+    examples,
+    doctor,
+):
     module.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(sweeps.app, name="sweep")

@@ -92,7 +92,15 @@ class Readiness:
         return Finding(problem, "stop all servers and workers, run `tid migrate`, start them again")
 
     def _broker(self) -> Finding:
-        self._parts.doorbell.check()
+        from redis.exceptions import AuthenticationError  # Celery, which brings it, is slow to import
+
+        try:
+            self._parts.doorbell.check()
+        except Exception as error:
+            if not isinstance(error.__cause__, AuthenticationError):
+                raise
+            remedy = "TID_BROKER_URL holds none, or another password than it has. Jobs are taken meanwhile"
+            return Finding("it refuses the password", remedy)
         return Finding()
 
     def _artifacts(self) -> Finding:
