@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from store import workers
 from store.db import Database
 from store.fencing import Claim
 from store.models import Checkpoint, Job
@@ -45,6 +46,56 @@ def test_a_dry_run_tells_everything_and_leaves_nothing(client: TestClient, spec:
     assert not bad.json()["ok"]
     assert {"unknown_detector", "dataset_unknown"} <= {problem["code"] for problem in bad.json()["problems"]}
     assert client.get("/jobs").json()["data"] == []
+
+
+@pytest.mark.usefixtures("pets")
+def test_a_job_that_no_worker_could_take_now_is_warned_of_and_waits(
+    client: TestClient, spec: Spec, database: Database
+) -> None:
+    wide = spec(resources={"gpus": 2, "min_gpu_memory_gib": 40}, training={"batch_size": 16})
+    big = [{"name": "NVIDIA L4", "memory_total_mib": 23034, "problem": None}]
+    device = {"gpus": big, "driver": "580.65.06", "cuda": "13.0"}
+    told = "no worker of the queue 'default' has 2 GPUs with 40 GiB"
+
+    def warnings(body: dict[str, Any]) -> list[str]:
+        answer = client.post("/jobs?dry_run=true", json=body).json()
+        assert answer["ok"]
+        return [one["detail"] for one in answer["problems"] if one["code"] == "no_fitting_worker"]
+
+    assert warnings(wide) == [f"when it was submitted, {told}: none is online"]
+    with database.write() as session:
+        workers.register("w", hostname="h", pid=1, queues=["default"], device=device, session=session)
+    row = client.get("/workers").json()["data"][0]
+    assert (row["gpus"], row["gpu_memory_mib"], row["device"]) == (1, 23034, device)
+    job = client.post("/jobs", json=wide).json()
+    (warning,) = (one for one in job["warnings"] if one["code"] == "no_fitting_worker")
+    assert warning["detail"].endswith("; the largest has 1 with 22.4 GiB: ask for less, or start one")
+    assert job["waiting"]["reason"] == "no_fitting_worker"
+    assert warning["detail"] == f"when it was submitted, {job['waiting']['detail']}"
+    assert job["waiting"]["position"] is None
+    assert warnings(spec()) == []
+    with database.write() as session:
+        workers.register("x", hostname="h", pid=1, queues=["default"], device={"gpus": [*big, *big]}, session=session)
+        workers.heartbeat("x", current_job="0123456789ab", session=session)
+    assert warnings(spec(resources={"gpus": 2})) == [], "it is busy, and will take it"
+
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"resources": {"min_gpu_memory_gib": 8}, "training": {"device": "cpu"}}, "training.device is cpu"),
+        ({"resources": {"min_gpu_memory_gib": 8, "gpus": 0}}, "resources.gpus is 0"),
+        ({"resources": {"min_gpu_memory_gib": 0}}, "greater than 0"),
+        ({"resources": {"nodes": 17}}, "less than or equal to 16"),
+    ],
+)
+def test_resources_that_contradict_are_refused(
+    client: TestClient, spec: Spec, changes: dict[str, Any], words: str
+) -> None:
+    refused = client.post("/jobs", json=spec(**changes))
+    assert refused.status_code == 422
+    assert words in refused.text
 
 
 @pytest.mark.usefixtures("pets")

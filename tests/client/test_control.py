@@ -75,7 +75,7 @@ def test_watch_goes_on_through_a_pause_and_ends_with_the_job(tid, client, job_id
     assert ended == {"code": 0}
 
 
-def test_workers_are_listed_drained_and_undrained(tid, client, database) -> None:
+def test_workers_are_listed_drained_and_undrained(tid, client, spec, database) -> None:
     with database.write() as session:
         workers.register("host/gpu 0", hostname="h", pid=1, queues=["quiet"], device={"cpus": 4}, session=session)
     try:
@@ -84,6 +84,22 @@ def test_workers_are_listed_drained_and_undrained(tid, client, database) -> None
         assert "drained" in tid("workers", "drain", "host/gpu 0", "--wait").out
         assert client.workers()[0].draining == "wait"
         assert "idle" in tid("workers", "undrain", "host/gpu 0").out
+        problem = "the driver 570.133.20 runs CUDA 12.8"
+        gpus = [{"name": "NVIDIA L4", "memory_total_mib": 23034, "problem": problem}] * 2
+        device = {"gpus": gpus, "driver": "570.133.20"}
+        with database.write() as session:
+            workers.register("host/gpu 0", hostname="rack7", pid=1, queues=["quiet"], device=device, session=session)
+        listed = tid("workers").out
+        assert all(word in listed for word in ("rack7", "2 x NVIDIA L4 (22.4 GiB), driver 570.133.20"))
+        assert listed.count(f"host/gpu 0 cannot use a GPU: {problem}") == 1
+        wants = {**spec, "resources": {"queue": "quiet", "gpus": 2}, "training": {"batch_size": 2}}
+        job = client.submit(wants)
+        shown = tid("show", job.id).out
+        assert "no_fitting_worker: no worker of the queue 'quiet' has 2 GPUs: none has a GPU that it can use" in shown
+        assert "place" not in shown
+        (line,) = [line for line in tid("jobs").out.splitlines() if job.id in line]
+        assert "queued (no_fitting_worker)" in line
+        client.cancel(job.id)
         missing = tid("workers", "drain", "nobody")
         assert (missing.code, "no worker 'nobody'" in missing.err) == (1, True)
     finally:
