@@ -26,6 +26,7 @@ _REMEDIES: Final = {
     "404": "TID_S3_ENDPOINT must be the URL of an S3 server, and TID_ARTIFACTS name a bucket that it has",
     "401": "TID_S3_ACCESS_KEY_ID and TID_S3_SECRET_ACCESS_KEY must be a key that the server knows",
     "403": "the key must be right, and may list, read, write and delete in the bucket {bucket}",
+    "5xx": "the log of the S3 server says why",
     "full": "make room, or raise the quota of the bucket {bucket}",
     "away": "TID_S3_ENDPOINT must be the URL of the server, which must run and be reachable from here",
     "credentials": "set TID_S3_ACCESS_KEY_ID and TID_S3_SECRET_ACCESS_KEY, or what AWS's own variables need",
@@ -83,7 +84,7 @@ class Where(NamedTuple):
         problem = f"{self.endpoint} answers {told}" if status else f"{self.endpoint} does not answer{_why(text)}"
         if key == "credentials":
             problem = "there is no key for S3"
-        number = errno.EACCES if status in ("401", "403") else errno.ENOSPC if key == "full" else errno.EIO
+        number = errno.ENOSPC if key == "full" else errno.EACCES if status in ("401", "403") else errno.EIO
         remedy = _REMEDIES.get(key, "").format(bucket=self.bucket)
         may_pass = key in ("away", "full") or status.startswith("5") or status == "429"
         return S3Error(number, problem, remedy, self._named(name), may_pass=may_pass)
@@ -100,7 +101,7 @@ def _kind(status: str, code: str, text: str) -> str:
         return "credentials"
     if not status:
         return "away"
-    return code if code in _REMEDIES else status
+    return code if code in _REMEDIES else status if status < "500" else "5xx"
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

@@ -88,10 +88,10 @@ def test_a_broken_download_goes_on_where_it_stopped(server: httpx.Client, job_id
     assert server.get(url, headers={"Range": "bytes=-10"}).content == CONTENT[-10:]
 
 
-@pytest.mark.parametrize("header", ["bytes=5-2", "bytes=x", "lines=1-2", "bytes=0-1,4-5", "bytes=-"])
-def test_a_range_that_is_none_is_ignored(server: httpx.Client, job_id: str, header: str) -> None:
-    got = server.get(f"/jobs/{job_id}/checkpoints/best", headers={"Range": header})
-    assert (got.status_code, len(got.content)) == (200, len(CONTENT))
+def test_a_range_that_is_none_is_ignored(server: httpx.Client, job_id: str) -> None:
+    for header in ("bytes=5-2", "bytes=x", "lines=1-2", "bytes=0-1,4-5", "bytes=-"):
+        got = server.get(f"/jobs/{job_id}/checkpoints/best", headers={"Range": header})
+        assert (got.status_code, len(got.content)) == (200, len(CONTENT)), header
 
 
 def test_a_range_beyond_the_end_says_how_long_the_file_is(server: httpx.Client, job_id: str) -> None:

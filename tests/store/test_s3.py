@@ -5,6 +5,7 @@ import hashlib
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,36 @@ def test_a_refusal_says_what_is_wrong_and_how_to_mend_it_without_the_secret(
         assert not [secret for secret in (SECRET, "wr0ng") if secret in told]
     with pytest.raises(OSError, match="s3://"):
         list(artifacts.listing("jobs")) or artifacts.delete("jobs/a") or artifacts.check()
+
+
+@pytest.fixture
+def full() -> Iterator[str]:
+    """What a server says whose bucket has a quota that is used up."""
+
+    class Full(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = b"<Error><Code>QuotaExceeded</Code><Message>no more</Message></Error>"
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Full) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_bucket_that_is_full_is_told_as_a_disk_that_is(
+    s3_server: S3Server, tmp_path: Path, big: Path, full: str
+) -> None:
+    with pytest.raises(OSError, match=r"make room, or raise the quota of the bucket artifacts") as caught:
+        open_artifacts(s3_server.settings(tmp_path, "x", s3_endpoint=full)).put("a", big)
+    assert caught.value.errno == errno.ENOSPC
 
 
 @pytest.fixture
