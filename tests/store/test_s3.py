@@ -171,11 +171,10 @@ def full() -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_bucket_that_is_full_is_told_as_a_disk_that_is(
-    s3_server: S3Server, tmp_path: Path, big: Path, full: str
-) -> None:
+def test_a_bucket_that_is_full_is_told_as_a_disk_that_is(s3_server: S3Server, tmp_path: Path, full: str) -> None:
+    (tmp_path / "small").write_bytes(b"x")
     with pytest.raises(OSError, match=r"make room, or raise the quota of the bucket artifacts") as caught:
-        open_artifacts(s3_server.settings(tmp_path, "x", s3_endpoint=full)).put("a", big)
+        open_artifacts(s3_server.settings(tmp_path, "x", s3_endpoint=full)).put("a", tmp_path / "small")
     assert caught.value.errno == errno.ENOSPC
 
 
