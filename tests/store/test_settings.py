@@ -59,3 +59,34 @@ def test_a_home_that_is_nobody_s_is_told(monkeypatch):
             patch.setenv(name, "~nobody-of-this-name/x")
             with pytest.raises(SettingsError, match=f"{name}: ~nobody-of-this-name is nobody's home here"):
                 load_settings()
+
+
+def test_secrets_come_from_files_and_variables_win(monkeypatch, tmp_path):
+    files = {"tid_database_url": "postgresql://tid:s@db/tid\n", "tid_broker_url": "", "TID_PORT": "1", "other": "x"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.setenv("TID_SECRETS_DIR", str(tmp_path))
+    settings = load_settings()
+    assert (settings.database_url, settings.port) == ("postgresql+psycopg://tid:s@db/tid", 1)
+    assert settings.broker_url == Settings.model_fields["broker_url"].default
+    monkeypatch.setenv("TID_PORT", "2")
+    assert load_settings().port == 2
+
+
+def test_secrets_that_cannot_be_read_are_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("TID_SECRETS_DIR", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match=r"TID_SECRETS_DIR: .*/none cannot be read: No such file"):
+        load_settings()
+    monkeypatch.setenv("TID_SECRETS_DIR", str(tmp_path))
+    file = tmp_path / "tid_database_url"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="TID_SECRETS_DIR: a file in it is not text"):
+        load_settings()
+    file.write_text("mysql://u:secret@h/d")
+    with pytest.raises(SettingsError, match="TID_DATABASE_URL: 'mysql' is not") as caught:
+        load_settings()
+    assert "secret" not in str(caught.value)
+    file.unlink()
+    file.mkdir()  # what Docker makes where the file to mount is missing
+    with pytest.raises(SettingsError, match=r"TID_SECRETS_DIR: .*/tid_database_url cannot be read: Is a directory"):
+        load_settings()

@@ -50,6 +50,10 @@ class Host:
         with self._database.read() as session:
             return session.scalar(select(Worker).where(Worker.id == worker_id))
 
+    def pulses(self) -> list[str]:
+        """What docker/alive/worker.py looks at."""
+        return [path.name for path in Path(self.environment["TID_HOME"], "run").glob("*.pulse")]
+
     def pid(self, worker_id: str) -> int:
         """Of a worker, once it is ready."""
         wait_for(lambda: f"tid@{worker_id} ready" in self.log.read_text())
@@ -87,6 +91,7 @@ def test_a_worker_that_is_killed_is_started_again_and_all_are_told_to_stop(host:
     crew = host.start("-c", TWO)
     a, b = host.pid("a"), host.pid("b")
     assert {a, b} < set(below(crew.pid))
+    assert set(host.pulses()) == {"a.pulse", "b.pulse"}
     of_b = below(b)
     assert len(of_b) > 1, "its pool"
     os.kill(b, signal.SIGKILL)
@@ -98,6 +103,7 @@ def test_a_worker_that_is_killed_is_started_again_and_all_are_told_to_stop(host:
     row = host.row("a")
     assert row is not None
     assert row.stopped_at is not None
+    assert "a.pulse" not in host.pulses()
     log = host.log.read_text()
     assert log.count("worker b ended with code -9 and is started again") == log.count("is started again") == 1
     assert log.count("stopping: trainings save their state") == 1
