@@ -13,10 +13,12 @@ from sqlalchemy import URL, Engine, create_engine, make_url, select, text
 from sqlalchemy.orm import Session
 
 from store.artifacts import ArtifactStore, open_artifacts
+from store.datasets import stored_archive
 from store.db import make_engine
 from store.errors import BackupError
 from store.models import Artifact, Checkpoint, Dataset, ResumeState
 from store.settings import Settings
+from store.uploads.archives import digest_in
 
 SQLITE: Final = "tid.db"
 POSTGRESQL: Final = "tid.pgdump"
@@ -122,12 +124,13 @@ def _described(name: str, settings: Settings, session: Session) -> Dump:
         files |= _state(artifacts, key)
     for prefix in session.scalars(select(Dataset.index_prefix).where(Dataset.index_prefix.is_not(None))):
         files |= {f"artifacts/{one.name}": None for one in artifacts.listing(str(prefix))}
-    archives = select(Dataset.id, Dataset.state).where(Dataset.source == "archive")
-    for dataset_id, state in session.execute(archives):
-        if state == "ready":
-            files |= _below(settings.uploads, f"{dataset_id}/data")
-        elif (settings.uploads / dataset_id / "archive").is_file():  # to be looked through again
-            files[f"uploads/{dataset_id}/archive"] = None
+    for dataset in session.scalars(select(Dataset).where(Dataset.source == "archive")):
+        if stored := stored_archive(dataset):
+            files[f"artifacts/{stored}"] = digest_in(stored)
+        elif dataset.state == "ready":
+            files |= _below(settings.uploads, f"{dataset.id}/data")
+        elif (settings.uploads / dataset.id / "archive").is_file():  # to be looked through again
+            files[f"uploads/{dataset.id}/archive"] = None
     revision = session.scalars(text("SELECT version_num FROM alembic_version")).one()
     return Dump(name, revision, dict(sorted(files.items())))
 

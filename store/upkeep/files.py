@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple
 from sqlalchemy import select
 
 from store.artifacts import ArtifactStore, Listed, attempt_key, is_condemned, open_artifacts
+from store.datasets import stored_archive
 from store.db import Database
 from store.models import Artifact, Checkpoint, Dataset, Job, ResumeState
 from store.settings import Settings
@@ -108,11 +109,12 @@ def _claims(database: Database) -> _Claims:
         states = list(session.scalars(select(ResumeState.key)))
         jobs = session.execute(select(Job.id, Job.attempt, Job.lease_token.is_not(None))).all()
         datasets = session.execute(select(Dataset.id, Dataset.state, Dataset.index_prefix)).all()
+        archives = [stored_archive(row) for row in session.scalars(select(Dataset).where(Dataset.source == "archive"))]
     owned = frozenset(attempt_key(job_id, attempt) for job_id, attempt, is_owned in jobs if is_owned)
     # The files of a dataset that is being looked through are somebody's, who has not said yet what they are called.
     indices = [prefix if state == "ready" and prefix else f"datasets/{row_id}" for row_id, state, prefix in datasets]
     return _Claims(
-        files=frozenset(files),
+        files=frozenset([*files, *filter(None, archives)]),
         folders=frozenset([*states, *indices, *owned]),
         jobs=frozenset(job_id for job_id, *_ in jobs),
         datasets=frozenset(row_id for row_id, *_ in datasets),

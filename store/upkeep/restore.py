@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,8 @@ from store.states import WITHOUT_WORKER, Outcome, State
 from store.upgrade import revisions, upgrade
 from store.upkeep.backup import FORMAT, MANIFEST
 from store.upkeep.dumps import load_postgres
+from store.uploads.archives import archive_key, is_shared
+from store.uploads.packing import pack
 
 _LOCK: Final = "tid.lock"
 Tell = Callable[[str], None]
@@ -52,8 +54,8 @@ def restore(settings: Settings, source: Path, *, tell: Tell = lambda _: None) ->
         _refuse_what_is_there(manifest, settings)
         verify(source, manifest)
         tell(f"checked {len(manifest['files']):,} files")
-        _copy_files(source, manifest, settings)
-        _bring_database(source, manifest, settings)
+        archives = _copy_files(source, manifest, settings)
+        _bring_database(source, manifest, settings, archives)
     tell(f"restored into {settings.home}; start the service as before")
 
 
@@ -133,14 +135,33 @@ def _home_of_ones_own(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _copy_files(source: Path, manifest: Manifest, settings: Settings) -> None:
+def _copy_files(source: Path, manifest: Manifest, settings: Settings) -> dict[str, str]:
+    """Returns the keys of archives by their datasets, where those are among the artifacts from now on."""
     artifacts = open_artifacts(settings, link=False)
+    uploaded = []
     for name in manifest["files"]:
         area, _, rest = name.partition("/")
-        if area == "uploads" and rest:
-            _copy(source / name, settings.uploads / rest)
-        elif area == "artifacts":
+        if area == "artifacts":
             artifacts.put(rest, source / name)
+        elif area == "uploads" and rest and is_shared(artifacts):
+            uploaded.append(rest.partition("/")[0])
+        elif area == "uploads" and rest:
+            _copy(source / name, settings.uploads / rest)
+    return {one: _put_archive(one, source / "uploads" / one, artifacts, settings) for one in sorted(set(uploaded))}
+
+
+def _put_archive(dataset_id: str, place: Path, artifacts: ArtifactStore, settings: Settings) -> str:
+    """What was uploaded to a folder that hosts shared; the files are checked before."""
+    archive, packed = place / "archive", settings.home / f".{dataset_id}.tar"
+    try:
+        if not archive.is_file():
+            pack(place / "data", packed)
+            archive = packed
+        with archive.open("rb") as file:
+            key = archive_key(dataset_id, hashlib.file_digest(file, "sha256").hexdigest())
+        return artifacts.put(key, archive).key
+    finally:
+        packed.unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -150,22 +171,22 @@ def _copy(source: Path, target: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _bring_database(source: Path, manifest: Manifest, settings: Settings) -> None:
+def _bring_database(source: Path, manifest: Manifest, settings: Settings, archives: Mapping[str, str]) -> None:
     dump = source / manifest["dump"]
     url = make_url(settings.database_url)
     if url.get_backend_name() == "postgresql":
         load_postgres(settings, dump)
-        _begin_anew(settings.database_url, manifest, settings)
+        _begin_anew(settings.database_url, manifest, settings, archives)
         return
     target = Path(str(url.database))
     waiting = target.with_name(f"{target.name}.restoring")
     _copy(dump, waiting)
-    _begin_anew(f"sqlite:///{waiting}", manifest, settings)
+    _begin_anew(f"sqlite:///{waiting}", manifest, settings, archives)
     waiting.rename(target)  # the last connection has closed, so nothing lies beside it
     sync_folder(target.parent)
 
 
-def _begin_anew(url: str, manifest: Manifest, settings: Settings) -> None:
+def _begin_anew(url: str, manifest: Manifest, settings: Settings, archives: Mapping[str, str]) -> None:
     upgrade(url)
     database = Database(url)
     try:
@@ -173,7 +194,7 @@ def _begin_anew(url: str, manifest: Manifest, settings: Settings) -> None:
             _void_leases(session)
             if manifest["with_files"]:
                 _forget_lost_states(open_artifacts(settings), session)
-            _move_uploads(Path(manifest["uploads"]), settings.uploads, session)
+            _move_uploads(Path(manifest["uploads"]), settings.uploads, archives, session)
     finally:
         database.close()
 
@@ -196,11 +217,13 @@ def _forget_lost_states(artifacts: ArtifactStore, session: Session) -> None:
             session.delete(state)
 
 
-def _move_uploads(before: Path, now: Path, session: Session) -> None:
-    """Uploaded datasets lie where uploads lie here."""
-    for dataset in session.scalars(select(Dataset).where(Dataset.source == "archive", Dataset.root.is_not(None))).all():
-        root = Path(str(dataset.root))
-        if root.is_relative_to(before):
+def _move_uploads(before: Path, now: Path, archives: Mapping[str, str], session: Session) -> None:
+    """Uploaded datasets lie where uploads lie here, or among the artifacts."""
+    for dataset in session.scalars(select(Dataset).where(Dataset.source == "archive")).all():
+        root = Path(dataset.root or "")
+        if dataset.id in archives:
+            dataset.root = archives[dataset.id]
+        elif root.is_relative_to(before):
             dataset.root = str(now / root.relative_to(before))
 
 

@@ -25,6 +25,11 @@ def archive_key(dataset_id: str, sha256: str) -> str:
     return f"{folder_key(dataset_id)}/{_NAME}{sha256}"
 
 
+def digest_in(key: str) -> str:
+    """The sha256 that the archive under this key has."""
+    return key.rpartition(_NAME)[2]
+
+
 def is_shared(artifacts: ArtifactStore) -> bool:
     """Whether hosts share the artifacts and nothing else, so that archives have to be among them."""
     return artifacts.local("datasets") is None
@@ -53,7 +58,7 @@ def bring(key: str, target: Path, artifacts: ArtifactStore, watch: Watch) -> Pat
             file.write(piece)
             done += len(piece)
             watch(done, total)
-        if digest.hexdigest() != key.rpartition(_NAME)[2]:
+        if digest.hexdigest() != digest_in(key):
             raise ArtifactDamaged(errno.EIO, f"what arrived has sha256 {digest.hexdigest()[:12]}...", key)
         file.flush()
         os.fsync(file.fileno())

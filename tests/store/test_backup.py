@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import select
 
 from store import checkpoints, claims, metrics, outputs, resume_states
-from store.artifacts import FolderArtifacts, attempt_key
+from store.artifacts import FolderArtifacts, attempt_key, open_artifacts
+from store.datasets import stored_archive
 from store.db import Database
 from store.errors import BackupError, DatabaseUnfit
 from store.fencing import Claim
@@ -24,6 +25,7 @@ from store.upkeep import backup
 from store.upkeep import restore as restoring
 from store.upkeep.backup import MANIFEST, back_up
 from store.upkeep.restore import restore
+from store.uploads.archives import bring, unpack
 
 
 @pytest.fixture
@@ -208,6 +210,40 @@ def test_uploaded_datasets_move_with_the_home(
     database.close()
     assert root == elsewhere.uploads / dataset.id / "data"
     assert (root / "1.png").read_bytes() == b"picture"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_uploaded_datasets_come_to_a_bucket_as_archives_and_from_there_anywhere(
+    world: Any, settings: Settings, trained: Trained, s3_server: Any, tmp_path: Path
+) -> None:
+    with world.database.write() as session:
+        dataset = Dataset(id=new_id(), name="sent", source="archive", state="ready", facts={}, index_prefix="i")
+        waiting = Dataset(id=new_id(), name="waits", source="archive", state="validating")
+        data = settings.uploads / dataset.id / "data"
+        dataset.root = str(data)
+        session.add_all([dataset, waiting])
+    (data / "only" / "one").mkdir(parents=True)
+    (data / "only" / "one" / "bild-ä.png").write_bytes(b"picture")
+    (settings.uploads / waiting.id).mkdir()
+    (settings.uploads / waiting.id / "archive").write_bytes(b"archive")
+    bucket = s3_server.settings(tmp_path / "bucket", f"restored-{new_id()}")
+    restore(bucket, back_up(settings, tmp_path / "first"))
+    assert not list(bucket.uploads.rglob("*"))
+    folder = Settings(home=tmp_path / "folder")
+    restore(folder, back_up(bucket, tmp_path / "second"))
+    for each in (bucket, folder):
+        artifacts = open_artifacts(each)
+        database = Database(each.database_url)
+        with database.read() as session:
+            keys = [stored_archive(session.get_one(Dataset, one)) for one in (dataset.id, waiting.id)]
+        database.close()
+        packed, as_sent = [
+            bring(str(key), each.home / str(n), artifacts, lambda *_: None) for n, key in enumerate(keys)
+        ]
+        assert as_sent.read_bytes() == b"archive"
+        assert unpack(packed, each.home / "content", 1 << 20, lambda *_: None).refusal is None
+        found = {path.relative_to(each.home / "content") for path in (each.home / "content").rglob("*.png")}
+        assert found == {Path("only/one/bild-ä.png")}
 
 
 def test_a_backup_is_there_in_full_or_not_at_all(trained: Trained, settings: Settings) -> None:

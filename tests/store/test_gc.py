@@ -13,11 +13,12 @@ from store.artifacts import FolderArtifacts, attempt_key
 from store.fencing import Claim
 from store.ids import new_id
 from store.metrics import Point
-from store.models import Job, Metric, ResumeState, Worker
+from store.models import Dataset, Job, Metric, ResumeState, Worker
 from store.settings import Settings
 from store.states import Outcome
 from store.upkeep.garbage import Kind, find
 from store.upkeep.gc import Total, collect, main
+from store.uploads.archives import archive_key
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=100)
 
@@ -136,6 +137,19 @@ def test_what_a_running_attempt_has_stored_is_its_own_and_its_predecessor_s_is_n
     assert not orphan.exists()
     assert own.exists()
     assert [folder.exists() for folder in scratch] == [False, True]
+
+
+def test_of_several_archives_of_a_dataset_the_one_that_counts_stays(
+    world: Any, settings: Settings, old: Settings
+) -> None:
+    """Two senders at once, or one of a process that was killed before it could say what it has."""
+    with world.database.write() as session:
+        sent = Dataset(id=new_id(), name="sent", source="archive", state="ready", facts={}, index_prefix="datasets/i")
+        sent.root = archive_key(sent.id, "1" * 64)
+        session.add(sent)
+    kept, gone = (put(settings, archive_key(sent.id, digit * 64)) for digit in "12")
+    assert collect(world.database, old)[Kind.ORPHANS].number == 1
+    assert (kept.exists(), gone.exists()) == (True, False)
 
 
 def test_strangers_stay_unless_they_are_named(world: Any, settings: Settings, old: Settings) -> None:
