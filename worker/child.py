@@ -36,8 +36,14 @@ class Child:
     """
 
     def __init__(
-        self, plan: Path, *, environment: Mapping[str, str] | None = None, program: Sequence[str] = PROGRAM
+        self,
+        plan: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = PROGRAM,
+        inherited: Sequence[int] = (),
     ) -> None:
+        """`inherited`: descriptors that it gets, under the same numbers."""
         self._events_fd, events_write = os.pipe()
         self._log_fd, log_write = os.pipe()
         command = [sys.executable, *program, str(plan), "--events-fd", str(events_write)]
@@ -47,7 +53,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log_write,
                 stderr=subprocess.STDOUT,
-                pass_fds=(events_write,),
+                pass_fds=(events_write, *inherited),
                 start_new_session=True,
                 env=child_environment(os.environ if environment is None else environment),
             )

@@ -3,7 +3,9 @@
 import signal
 from dataclasses import dataclass
 
-CRASHES = ("child_killed", "child_crashed", "rank_lost")
+RANK_LOST = "rank_lost"
+"""Of a rank or a node that found another one gone, or fell silent itself."""
+CRASHES = ("child_killed", "child_crashed", RANK_LOST)
 """Reasons that call for another attempt, also where a training in several processes found them by itself."""
 OUT_OF_MEMORY_HINT = "the system's out-of-memory killer ends processes this way"
 

@@ -1,6 +1,7 @@
 """What attempts left on this machine whose worker was killed before it could clean up.
 
-An attempt works in WORK/JOB/attempt-N. The folder is made after the claim and is not needed once the attempt is over.
+An attempt works in WORK/JOB/attempt-N, and its further workers in WORK/JOB/attempt-N-node-M. The folder is made after
+the claim and is not needed once the attempt is over.
 """
 
 import logging
@@ -17,7 +18,7 @@ from store.models import Job
 
 log = logging.getLogger("worker")
 
-_ATTEMPT = re.compile(r"attempt-(\d+)")
+_ATTEMPT = re.compile(r"attempt-(\d+)(-node-\d+)?")
 
 
 def clear(work: Path, *, session: Session) -> None:

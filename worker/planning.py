@@ -12,8 +12,8 @@ from store.artifacts import ArtifactDamaged
 from store.db import Database
 from store.errors import NotFound, OutsideRoots, TeacherNotReady
 from store.fencing import Claim
-from store.seats import Seated
 from store.models import Dataset, Job
+from store.seats import Seated
 from tid_core.data.index import index_splits
 from tid_core.events import TrainingFailure
 from tid_core.plan import RunPlan, SplitPaths, TeacherPlan
@@ -83,7 +83,7 @@ def prepare(
         teacher=_teacher(spec, records.teacher, settings.data_roots, storage, scratch / "teacher"),
         student_file=_student_file(spec, records.student, settings.data_roots, storage, scratch / "student"),
         out_dir=scratch / "out",
-        resume_from=_gather_states(records.resume_keys, storage, scratch / "resume-from"),
+        resume_from=_gather_states(records.resume_keys if resumes else [], storage, scratch / "resume-from"),
         provenance=records.provenance,
         room_seconds=settings.full_seconds,
     )

@@ -9,11 +9,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from store import reaper, workers
+from store import reaper, seats, workers
 from store.db import Database
 from store.models import Job
 from store.upkeep.starting import told
 from worker import dataset_copies, leftovers
+from worker.endings import RANK_LOST
 from worker.gpus import visible_gpus
 from worker.settings import WorkerSettings
 from worker.telemetry import device_facts, load, said_of
@@ -73,7 +74,7 @@ class Presence:
     def _heartbeat(self, telemetry: dict[str, Any], session: Session) -> bool:
         worker_id = self._settings.worker_id
         owned = select(Job.id).where(Job.worker_id == worker_id, Job.lease_token.is_not(None)).limit(1)
-        job_id = session.scalar(owned)
+        job_id = session.scalar(owned) or seats.job_of(worker_id, session=session)
         return workers.heartbeat(worker_id, current_job=job_id, telemetry=telemetry, session=session)
 
     def _begin(self, session: Session) -> None:
@@ -82,6 +83,7 @@ class Presence:
             log.warning(
                 "attempt %d of job %s was lost with this worker's last process", expired.attempt, expired.job_id
             )
+        seats.give_up_of(self._settings.worker_id, RANK_LOST, session=session)
         leftovers.clear(self._settings.home / "work", session=session)
         for level, line in said_of(self._device):
             log.log(level, "%s", line)

@@ -7,6 +7,10 @@ every pool process, also one forked later, sees the pipe readable from then on. 
 
 import os
 import select
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class StopFlag:
@@ -26,3 +30,16 @@ class StopFlag:
         poll = select.poll()
         poll.register(self._read_fd, select.POLLIN)
         return bool(poll.poll(0))
+
+
+@contextmanager
+def on_sigterm(note: Callable[[], None]) -> Iterator[None]:
+    """Service managers may send SIGTERM to every process at once: this one, too, then stops in good order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: note())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

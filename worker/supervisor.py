@@ -1,37 +1,37 @@
 """One attempt at one job: claim, plan, start the training, keep the database up to date, settle how it ended."""
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
-from store import claims, resume_states, workers
+from store import claims, reasons, resume_states, seats, workers
 from store.artifacts import open_artifacts
 from store.db import Database
 from store.errors import LeaseLost
 from store.fencing import Claim
 from store.models import Draining
 from store.monitoring.log_lines import about
-from store.reasons import USER, WORKER_ERROR
+from store.reasons import NODES_MISSING, USER, WORKER_ERROR
 from store.states import Outcome, State
-from tid_core.events import TrainingFailure
+from tid_core.events import Finished, TrainingFailure
 from worker import leftovers
 from worker.child import Child, Heard
 from worker.dataset_copies import Abandoned
-from worker.endings import CRASHES, explain
+from worker.endings import CRASHES, RANK_LOST, explain
 from worker.link import AWAY, Away, Link, OwnershipUnknown
+from worker.nodes import LOOK_SECONDS, WORD_SECONDS, NodesMissing, Others, Trouble
 from worker.planning import prepare
 from worker.recorder import Recorder
+from worker.seat import attend
 from worker.settings import WorkerSettings
-from worker.shutdown import StopFlag
+from worker.shutdown import StopFlag, on_sigterm
 from worker.stopping import HANDED_BACK, Reason, StopRequest
 from worker.trace import AttemptTrace
 from worker.uploads import FULL, Storage, StorageFailed
@@ -46,8 +46,14 @@ _FULL_SECONDS = 2.0
 
 def work(settings: WorkerSettings, stop: StopFlag) -> None:
     """Run the jobs that wait for this worker, the best of its queues first, until none is left."""
-    while _can_keep(settings) and supervise(None, settings, stop):
+    while _can_keep(settings) and _work_once(settings, stop):
         pass
+
+
+def _work_once(settings: WorkerSettings, stop: StopFlag) -> bool:
+    """A seat beside the owner of a job goes before jobs: others wait for it."""
+    goes_on = attend(settings, stop)
+    return supervise(None, settings, stop) if goes_on is None else goes_on
 
 
 def _can_keep(settings: WorkerSettings) -> bool:
@@ -122,15 +128,18 @@ class Supervisor:
         self._state = State.STARTING
         self._draining: Draining | None = None
         self.terminated = False  # whether this process was told to end while the job ran
+        self._others: Others | None = None
         self._written_at = time.monotonic()
         self._scratch = settings.home / "work" / claim.job_id / f"attempt-{claim.attempt}"
 
     def run(self) -> None:
-        with _on_sigterm(self._note_term):
+        with on_sigterm(self._note_term):
             try:
                 self._settle(self._train())
             except TrainingFailure as failure:
                 self._finish_failed(failure.reason, failure.detail)
+            except NodesMissing as missing:
+                self._hand_back(NODES_MISSING, str(missing))
             except StorageFailed as failed:
                 self._report_crash(failed.ending.reason, failed.ending.detail)
             except (LeaseLost, OwnershipUnknown) as error:
@@ -140,6 +149,8 @@ class Supervisor:
                 self._report_crash(WORKER_ERROR, f"{type(error).__name__}: {error}")
             finally:
                 self._storage.close()
+                if self._others is not None:
+                    self._others.close()
                 leftovers.remove(self._scratch)
 
     # -- the three parts of an attempt
@@ -149,9 +160,9 @@ class Supervisor:
         with self._trace.part("plan"):
             path = self._while_renewing(self._prepare)
         self._look_for_requests()
-        if path is None or self._stop.reason is not None:
+        if path is None or self._stop.reason is not None or not self._all_there():
             return None
-        child = Child(path)
+        child = self._begin(path)
         self._trace.began()
         try:
             self._watch(child)
@@ -162,9 +173,33 @@ class Supervisor:
 
     def _prepare(self) -> Path:
         plan = prepare(self._claim, self._database, self._settings, self._storage, self._scratch)
+        if (nodes := plan.spec.resources.nodes) > 1:
+            self._others = self._others or Others(self._claim, self._settings, nodes)
+            plan = plan.model_copy(update={"node": self._others.plan()})
         path = self._scratch / "plan.json"
         path.write_text(plan.model_dump_json(indent=1))
         return path
+
+    def _all_there(self) -> bool:
+        """Whether every seat was taken before somebody asked this worker to stop.
+
+        Raises:
+            NodesMissing: not in time.
+        """
+        while self._others is not None and self._stop.reason is None and self._others.trouble is None:
+            self._synchronise()
+            if self._others.missing == 0:
+                return True
+            self._others.check_patience()
+            time.sleep(LOOK_SECONDS / 2)
+            self._look_for_requests()
+        return self._others is None
+
+    def _begin(self, path: Path) -> Child:
+        child = Child(path, inherited=self._others.descriptors if self._others is not None else ())
+        if self._others is not None:
+            self._others.close()
+        return child
 
     def _watch(self, child: Child) -> None:
         while not child.exited():
@@ -174,6 +209,8 @@ class Supervisor:
             self._synchronise()
             self._look_for_requests()
             self._stop.apply(child, finished=self._recorder.finished is not None)
+            if self._others is not None and self._others.is_over:
+                child.kill()
         self._recorder.hear(child.drain())
 
     def _settle(self, code: int | None) -> None:
@@ -188,19 +225,47 @@ class Supervisor:
         self._link.insist(self._recorder.write)
         self._recorder.clear()
         finished = self._recorder.finished
+        trouble = self._why_alone(finished)
         if finished is not None and finished.outcome == "succeeded":
             self._finish_succeeded()
+        elif trouble is not None:
+            self._end_for(trouble)
         elif finished is not None and finished.reason in CRASHES:
             self._report_crash(finished.reason, finished.detail or "")
         elif finished is not None and finished.outcome == "failed":
             self._finish_failed(finished.reason or "internal_error", finished.detail)
         elif self._stop.reason is not None or finished is not None:
-            self._let_go(self._stop.reason or Reason.SHUTDOWN, self._stop.describe(finished=finished is not None))
+            detail = self._stop.describe(finished=finished is not None)
+            if self._others is not None and self._stop.reason is None:
+                detail = "the worker of another node was told to stop; the training saved its state and ended"
+            self._let_go(self._stop.reason or Reason.SHUTDOWN, detail)
         else:
             ending = explain(code or 0, self._recorder.log_tail)
             self._report_crash(ending.reason, ending.detail)
 
+    def _why_alone(self, finished: Finished | None) -> Trouble | None:
+        """What became of another node, where that ended the attempt: what this one saw of it says less."""
+        others = self._others
+        if others is None or self._stop.reason is not None or (finished and finished.reason != RANK_LOST):
+            return None
+        until = time.monotonic() + WORD_SECONDS
+        while finished and not others.cause_is_known and time.monotonic() < until:
+            self._synchronise()
+            time.sleep(LOOK_SECONDS / 2)
+        return others.trouble
+
     # -- how it ends
+
+    def _end_for(self, trouble: Trouble) -> None:
+        if trouble.reason in seats.LEFT:
+            self._hand_back(trouble.reason, trouble.detail)
+        elif trouble.reason in reasons.TRIED_AGAIN:
+            self._report_crash(trouble.reason, trouble.detail)
+        else:
+            self._finish_failed(trouble.reason, trouble.detail)
+
+    def _hand_back(self, reason: str, detail: str) -> None:
+        self._end(lambda session: claims.hand_back(self._claim, reason=reason, detail=detail, session=session))
 
     def _let_go(self, reason: Reason, detail: str) -> None:
         def cancelled(session: Session) -> State:
@@ -253,6 +318,7 @@ class Supervisor:
         self._recorder.collect()
         now = time.monotonic()
         due = self._recorder.pending and now - self._written_at >= _WRITE_SECONDS
+        due = due or (self._others is not None and now - self._written_at >= LOOK_SECONDS)
         if not due and now - self._written_at < self._settings.heartbeat_seconds:
             return
         with suppress(Away):
@@ -263,6 +329,8 @@ class Supervisor:
     def _write(self, session: Session) -> Draining | None:
         """What was heard goes out; whether this worker is to drain comes back."""
         self._recorder.write(session)
+        if self._others is not None:
+            self._others.look(session)
         return workers.draining(self._claim.worker_id, session=session)
 
     def _look_for_requests(self) -> None:
@@ -306,20 +374,6 @@ class Supervisor:
             self._look_for_requests()
         return None
 
-
     def _hear_storage(self) -> None:
         for line in self._storage.lines():
             self._recorder.hear(Heard(log=f"[worker] {line}\n"))
-
-
-@contextmanager
-def _on_sigterm(note: Callable[[], None]) -> Iterator[None]:
-    """Service managers may send SIGTERM to every process at once: this one, too, then stops in good order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: note())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -34,7 +34,6 @@ from tid_core.ranks import PATIENCE
 from tid_core.spec import JobSpec
 from tid_core.training.files import replace_file
 from tid_core.training.guards import as_failure
-from tid_core.training.loop import train
 from tid_core.training.meeting import EVENTS, PLAN, RENDEZVOUS, STOP, TORCHRUN
 from tid_core.training.nodes import Stopped, met
 from tid_core.training.verdict import verdict
@@ -53,6 +52,8 @@ def run(plan: RunPlan, report: Reporter, should_stop: Callable[[], bool]) -> Fin
         told = f"resources.gpus is {wanted}, {available} are visible here, and the run uses {processes}"
         report(Warned(code="fewer_gpus", detail=f"{told}; training.batch_size stays {plan.spec.training.batch_size}"))
     if processes <= 1:
+        from tid_core.training.loop import train  # a launcher of ranks does without what takes long to import
+
         return train(plan, report, should_stop)
     return _conclude(plan, report, lambda: _launch(plan, _Team.of_one_host(processes), report, should_stop))
 
