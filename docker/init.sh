@@ -46,7 +46,7 @@ make_env() {
     fi
     # The results of the demo shall belong to whoever runs this; a root account needs no help.
     if [ "$(id -u)" != 0 ] && ! grep -q '^DEMO_UID=' .env; then
-        printf 'DEMO_UID=%s\nDEMO_GID=%s\n' "$(id -u)" "$(id -g)" >>.env
+        printf '\nDEMO_UID=%s\nDEMO_GID=%s\n' "$(id -u)" "$(id -g)" >>.env
     fi
 }
 
