@@ -179,6 +179,7 @@ class JobPatch(BaseModel):
 class Attempt(Out):
     number: int
     worker_id: str | None
+    other_workers: list[str] = Field(description="Of a job with `resources.nodes` > 1: those of its further nodes.")
     started_at: datetime
     ended_at: datetime | None
     lease_expires_at: datetime | None = Field(description="When the worker loses the job unless it is heard of.")

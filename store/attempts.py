@@ -6,6 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from store import seats
 from store.db import db_now
 from store.models import Attempt, Job
 
@@ -20,15 +21,18 @@ class Told(NamedTuple):
     """Of the one that runs."""
     steps: int | None
     """Optimiser steps done; None before the training began."""
+    beside: list[str]
+    """Workers of its further nodes, in their order."""
 
 
 def of_job(job: Job, *, session: Session) -> list[Told]:
     """In the order in which they began."""
     statement = select(Attempt, db_now()).where(Attempt.job_id == job.id).order_by(Attempt.number)
-    return [_told(attempt, job, now) for attempt, now in session.execute(statement)]
+    beside = seats.workers_of(job.id, session=session) if job.nodes > 1 else {}
+    return [_told(attempt, job, now, beside.get(attempt.number, [])) for attempt, now in session.execute(statement)]
 
 
-def _told(attempt: Attempt, job: Job, now: datetime) -> Told:
+def _told(attempt: Attempt, job: Job, now: datetime, beside: list[str]) -> Told:
     runs = attempt.ended_at is None and attempt.number == job.attempt
     step = job.step if runs else attempt.last_step
     first = attempt.resumed_from_step
@@ -37,4 +41,5 @@ def _told(attempt: Attempt, job: Job, now: datetime) -> Told:
         seconds=max(0.0, ((attempt.ended_at or now) - attempt.started_at).total_seconds()),
         lease_expires_at=job.lease_expires_at if runs else None,
         steps=None if first is None or step is None else max(0, step - first),
+        beside=beside,
     )

@@ -156,7 +156,7 @@ def check_quota(key_id: str, default: Quota, *, session: Session) -> None:
     # On SQLite the write transaction itself is the lock.
     locked = select(ApiKey).where(ApiKey.id == key_id).with_for_update(key_share=True)
     quota = _quota(session.scalars(locked, execution_options={"populate_existing": True}).one(), default)
-    gpus = func.coalesce(func.sum(Job.spec["resources"]["gpus"].as_integer()), 0)
+    gpus = func.coalesce(func.sum(Job.spec["resources"]["gpus"].as_integer() * Job.nodes), 0)
     going_on = select(func.count(), gpus).where(Job.created_by == key_id, Job.state.not_in(ENDED))
     has = Quota(*session.execute(going_on).one())
     for what, number, limit in (("jobs that have not ended", has.jobs, quota.jobs), ("GPUs", has.gpus, quota.gpus)):

@@ -140,10 +140,13 @@ class Sitter:
                 self._link.insist(lambda _session: None)
             except Exception as error:
                 is_full = isinstance(error, OSError) and error.errno in FULL
-                if self._stop.reason is None and not is_full:
+                if not is_full and not self._is_told_to_stop():
                     raise
                 log.warning("job %s: node %d cannot begin yet: %s", self._seated.job_id, self._seated.node, error)
         return None
+
+    def _is_told_to_stop(self) -> bool:
+        return self._stop.reason is not None
 
     def _plan(self) -> RunPlan:
         return prepare(self._seated, self._database, self._settings, self._storage, self._scratch, resumes=False)

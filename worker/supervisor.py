@@ -188,7 +188,7 @@ class Supervisor:
         """
         while self._others is not None and self._stop.reason is None and self._others.trouble is None:
             self._synchronise()
-            if self._others.missing == 0:
+            if self._others.missing == 0 and self._others.trouble is None:
                 return True
             self._others.check_patience()
             time.sleep(LOOK_SECONDS / 2)

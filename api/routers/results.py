@@ -32,6 +32,7 @@ def _attempt(told: Told) -> Attempt:
     row = told.attempt
     same = {name: getattr(row, name) for name in Attempt.model_fields if hasattr(row, name)}
     computed = {"seconds": told.seconds, "lease_expires_at": told.lease_expires_at, "steps": told.steps}
+    same["other_workers"] = told.beside
     return Attempt.model_validate({**same, **computed, "outcome": row.outcome and row.outcome.value})
 
 

@@ -90,7 +90,9 @@ def attempts(job: JobName, url: Url = None) -> None:
 
 def _detail(attempt: Attempt) -> str:
     lease = attempt.lease_expires_at
-    return f"its lease runs until {lease:%H:%M:%S} UTC" if lease is not None else attempt.detail or ""
+    told = f"its lease runs until {lease:%H:%M:%S} UTC" if lease is not None else attempt.detail or ""
+    beside = f"with {', '.join(attempt.other_workers)}" if attempt.other_workers else ""
+    return "; ".join(filter(None, (beside, told)))
 
 
 def _tell(job: Job) -> None:

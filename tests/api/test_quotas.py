@@ -96,6 +96,8 @@ def test_gpus_count_for_all_jobs_and_sweeps_count_whole(
     refused = client.post("/jobs", json=spec(resources={"gpus": 4}), headers=has)
     assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
     assert "8 GPUs; its quota is 7" in refused.json()["detail"]
+    refused = client.post("/jobs", json=spec(resources={"gpus": 2, "nodes": 2}), headers=has)
+    assert "8 GPUs; its quota is 7" in refused.json()["detail"]
     sweep = {"name": "s", "base": spec(), "axes": {"training.lr": [0.1, 0.2, 0.3, 0.4]}}
     assert client.post("/sweeps", json=sweep, headers=has).status_code == 403
     with database.read() as session:

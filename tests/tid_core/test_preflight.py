@@ -92,6 +92,9 @@ def test_sound_jobs_have_no_problem() -> None:
         ({"resources__gpus": 3}, "batch_indivisible", "/training/batch_size", "3 GPUs", "a multiple of 3, e.g. 18"),
         ({"resources__gpus": 4, "training__accumulate": 8}, "batch_indivisible", "/training/batch_size",
          "16 in 8 parts", "a multiple of 32, e.g. 32"),
+        ({"resources__nodes": 3}, "batch_indivisible", "/training/batch_size", "3 nodes", "a multiple of 3, e.g. 18"),
+        ({"resources__nodes": 3, "resources__gpus": 2}, "batch_indivisible", "/training/batch_size",
+         "3 nodes of 2 GPUs", "a multiple of 6, e.g. 18"),
         ({"training__epochs": 6, "evaluation__map_epochs": [9, 3, 7]}, "map_epochs_beyond_run",
          "/evaluation/map_epochs", "6 epochs, so there is nothing to draw after 7, 9", "1 to 6"),
     ],
@@ -172,8 +175,9 @@ def test_dataset_problems() -> None:
         "warning",
         "at most 13",
     )
-    on_gpus = problems(spec(data__drop_empty=True, resources__gpus=2), dataset=dataset(train=split(images=16)))
-    assert on_gpus["batch_exceeds_dataset"].severity == "error"
+    for several in ({"resources__gpus": 2}, {"resources__nodes": 2}):
+        shared = problems(spec(data__drop_empty=True, **several), dataset=dataset(train=split(images=16)))
+        assert shared["batch_exceeds_dataset"].severity == "error"
 
     flawed = dataset(train=split(problems=[data_problem("zero_size_box"), data_problem("clipped_box")]))
     dropped = problems(spec(), dataset=flawed)

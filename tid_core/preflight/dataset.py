@@ -56,7 +56,7 @@ def _data_problem(split: str, problem: DataProblem, expected: str, severity: Lit
 
 def _training_split(spec: JobSpec, train: SplitFacts) -> Iterator[Problem]:
     usable = train.images - (train.empty_images if spec.data.drop_empty else 0)
-    shared = spec.resources.gpus > 1
+    shared = spec.resources.gpus > 1 or spec.resources.nodes > 1
     if spec.training.batch_size > usable:
         yield Problem(
             code="batch_exceeds_dataset",

@@ -54,14 +54,18 @@ def _teacher_cache(spec: JobSpec) -> Iterator[Problem]:
 
 
 def _gpus(spec: JobSpec) -> Iterator[Problem]:
-    """Losses are averaged over the GPUs, so each must get as many images as the others."""
+    """Losses are averaged over the GPUs of all nodes, so each must get as many images as the others."""
     gpus, batch, accumulate = spec.resources.gpus, spec.training.batch_size, spec.training.accumulate
+    who, nodes = f"{gpus} GPUs", spec.resources.nodes
+    if nodes > 1:
+        who = f"{nodes} nodes" if gpus <= 1 else f"{nodes} nodes of {gpus} GPUs"
+        gpus = nodes * max(1, gpus)
     if gpus > 1 and batch % (gpus * accumulate):
         parts = f" in {accumulate} parts" if accumulate > 1 else ""
         yield Problem(
             code="batch_indivisible",
             field="/training/batch_size",
-            detail=f"{gpus} GPUs cannot share a batch of {batch}{parts} evenly",
+            detail=f"{who} cannot share a batch of {batch}{parts} evenly",
             expected=f"a multiple of {gpus * accumulate}, e.g. {-(-batch // (gpus * accumulate)) * gpus * accumulate}",
         )
 
