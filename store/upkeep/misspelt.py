@@ -11,7 +11,9 @@ from store.settings import PREFIX, Settings
 OF_OTHERS: Final = frozenset(
     {
         "API_KEY", "API_KEY_FILE", "URL",  # the client
-        "DEAF_SECONDS", "FULL_SECONDS", "GPUS", "OFFLINE_SECONDS", "QUEUES", "STORAGE_SECONDS", "THREADS", "WORKER_ID",
+        "API_PORT",  # docker-compose.yml
+        "CACHE_BYTES", "DEAF_SECONDS", "FULL_SECONDS", "GPUS", "NODES_SECONDS", "NODE_ADDRESS", "NODE_PORTS",
+        "OFFLINE_SECONDS", "QUEUES", "STORAGE_SECONDS", "THREADS", "WORKER_ID",
     }
 )  # fmt: skip
 """What the client and the workers read beside the settings of the service, which knows neither."""

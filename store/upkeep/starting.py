@@ -94,7 +94,8 @@ def is_away(error: OperationalError) -> bool:
 
 def _first_line(error: SQLAlchemyError) -> str:
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    text = str(cause).strip().removeprefix("connection failed: ").partition("\n")[0]
+    text = str(cause).strip().partition("\n")[0]
+    text = text.removeprefix("connection failed: ").removeprefix("connection is bad: ")
     return without_secrets(text).replace("FATAL:  ", "").rstrip(".")
 
 
