@@ -95,7 +95,7 @@ class S3Artifacts:
         def pieces() -> Iterator[bytes]:
             with self._telling(key):
                 for piece in found.stream(min_chunk_size=_PIECE):
-                    yield bytes(piece)
+                    yield piece
 
         return pieces()
 

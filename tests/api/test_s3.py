@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
+from api.__main__ import main as run_server
 from api.app import create_app
 from client.client import Client
 from store import keys
@@ -18,8 +20,9 @@ from store.artifacts import open_artifacts
 from store.db import Database, db_now
 from store.ids import new_id
 from store.models import Artifact, Checkpoint, Job
+from store.monitoring import log_lines
 from store.settings import Settings
-from tests.s3 import BUCKET, S3Server
+from tests.s3 import BUCKET, SECRET, S3Server
 from tests.wire import Wire, wire_to
 
 SIZE = 1_000_000
@@ -133,3 +136,29 @@ def test_a_server_whose_bucket_is_away_or_refuses_starts_and_says_so(
 def test_a_bucket_that_answers_is_well(client: TestClient) -> None:
     found = {one["name"]: one for one in client.get("/readyz").json()["dependencies"]}
     assert found["artifacts"]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"TID_S3_SECRET_ACCESS_KEY": "wr0ng"}, "403 SignatureDoesNotMatch .* must be the secret of"),
+        ({"TID_ARTIFACTS": "s3://no-such-bucket/x"}, "404 NoSuchBucket .* make the bucket no-such-bucket"),
+    ],
+)
+def test_a_server_that_the_bucket_refuses_does_not_start_and_says_why_in_one_line(
+    s3_server: S3Server,
+    sqlite_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    wrong: dict[str, str],
+    says: str,
+) -> None:
+    place = {"TID_HOME": str(tmp_path), "TID_DATABASE_URL": sqlite_url, "TID_PORT": "0"}
+    for name, value in {**s3_server.environment("start"), **place, **wrong}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(log_lines, "configure", lambda _settings: None)  # the log belongs to pytest
+    assert run_server() == 3
+    told = capsys.readouterr().err
+    assert re.fullmatch(rf"the server cannot start: s3://.* answers {says}.*\n", told)
+    assert not [secret for secret in ("wr0ng", SECRET) if secret in told]

@@ -23,7 +23,9 @@ from store.reaper import expire_leases
 from store.states import Outcome, State
 from tid_core.events import TrainingFailure
 from worker.planning import prepare
+from worker.settings import WorkerSettings
 from worker.shutdown import StopFlag
+from worker.supervisor import work
 from worker.uploads import Storage
 
 STEPS = 24
@@ -69,6 +71,18 @@ def test_with_a_bucket_a_job_goes_on_in_a_worker_that_has_an_empty_disk(
     with pytest.raises(TrainingFailure, match=r"best\.safetensors is not in the artifact store"):
         prepare(claim, lite.database, lite.settings, storage, tmp_path / "scratch" / "attempt-1")
     storage.close()
+
+
+def test_no_job_is_begun_whose_files_nobody_would_keep(lite: Any, caplog: pytest.LogCaptureFixture) -> None:
+    job_id = lite.submit()
+    away = {"artifacts": "s3://artifacts/x", "s3_endpoint": "http://127.0.0.1:1"}
+    keys = {"s3_access_key_id": "key", "s3_secret_access_key": "secret"}
+    same = {name: getattr(lite.settings, name) for name in ("home", "database_url", "data_roots", "worker_id")}
+    work(WorkerSettings(**same, **keys, **away), StopFlag())
+    assert (lite.job(job_id).state, lite.attempts(job_id)) == (State.QUEUED, [])
+    assert (
+        "no job is taken while the artifact store takes no files: s3://artifacts/x: http://127.0.0.1:1" in caplog.text
+    )
 
 
 def test_a_job_is_run_once_and_recorded_whole(remote: Any, undisturbed: Undisturbed) -> None:
