@@ -121,7 +121,7 @@ def lock_home(home: Path) -> IO[str]:
         import fcntl
     except ImportError:
         raise EmbeddedError(
-            "the service runs on Linux and macOS (on Windows in WSL 2); from here, use one elsewhere: tid --url URL"
+            "the service runs on Linux, and on Windows in WSL 2; from here, use one elsewhere: tid --url URL"
         ) from None
     file = (home / "tid.lock").open("a+")
     try:
