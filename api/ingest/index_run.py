@@ -131,7 +131,6 @@ class IndexRun:
         key = datasets.stored_archive(row)
         if key is None:
             raise Invalid({"code": "archive_gone", "detail": "the uploaded archive is gone from the server"})
-        self._place.folder.mkdir(parents=True, exist_ok=True)
         try:
             return archives.bring(key, self._place.archive, self._parts.artifacts, self._watch("fetching"))
         except (FileNotFoundError, ArtifactDamaged) as error:

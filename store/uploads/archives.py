@@ -50,6 +50,7 @@ def bring(key: str, target: Path, artifacts: ArtifactStore, watch: Watch) -> Pat
     if there is not None:
         there.stat()
         return there
+    target.parent.mkdir(parents=True, exist_ok=True)
     total, digest, done = artifacts.size(key), hashlib.sha256(), 0
     pieces = artifacts.stream(key)
     with _partial(target) as partial, partial.open("xb") as file:
