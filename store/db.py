@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json
 from sqlalchemy import (
+    URL,
     BigInteger,
     ColumnElement,
     Connection,
@@ -94,8 +95,8 @@ def make_engine(url: str, *, foreign_keys: bool = True, keep_connections: bool =
     parsed = make_url(normal_url(url))
     common = _COMMON if keep_connections else {**_COMMON, "poolclass": NullPool}
     if parsed.get_backend_name() == "postgresql":
-        patience = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in parsed.query}
-        return create_engine(parsed, pool_pre_ping=True, connect_args=patience, **common)
+        options = {name: value for name, value in _POSTGRES_PATIENCE.items() if name not in parsed.query}
+        return create_engine(parsed, pool_pre_ping=True, connect_args=options | _preparing(parsed), **common)
     # isolation_level None: the driver starts no transaction of its own, `_begin` does.
     connecting = {"timeout": _BUSY_SECONDS, "isolation_level": None}
     engine = create_engine(parsed, connect_args=connecting, **common)
@@ -117,6 +118,17 @@ def make_engine(url: str, *, foreign_keys: bool = True, keep_connections: bool =
         connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _preparing(url: URL) -> dict[str, int | None]:
+    """`?prepare_threshold=none` is for a pooler between transactions that knows no prepared statements."""
+    told = url.query.get("prepare_threshold")
+    if told is None:
+        return {}
+    try:
+        return {"prepare_threshold": None if told == "none" else int(str(told))}
+    except ValueError:
+        raise ValueError(f"prepare_threshold={told} in the URL of the database: write a number, or none") from None
 
 
 def _lower(text: str | None) -> str | None:
