@@ -28,6 +28,7 @@ _REMEDIES: Final = {
     "403": "the key must be right, and may list, read, write and delete in the bucket {bucket}",
     "5xx": "the log of the S3 server says why",
     "full": "make room, or raise the quota of the bucket {bucket}",
+    "certificate": "its certificate must be good, and its authority known here: SSL_CERT_FILE names a file of that",
     "away": "TID_S3_ENDPOINT must be the URL of the server, which must run and be reachable from here",
     "credentials": "set TID_S3_ACCESS_KEY_ID and TID_S3_SECRET_ACCESS_KEY, or what AWS's own variables need",
 }
@@ -100,7 +101,7 @@ def _kind(status: str, code: str, text: str) -> str:
     if any(sign in text for sign in _ROLES):
         return "credentials"
     if not status:
-        return "away"
+        return "certificate" if "InvalidCertificate" in text else "away"
     return code if code in _REMEDIES else status if status < "500" else "5xx"
 
 
@@ -113,5 +114,5 @@ def _why(text: str) -> str:
     """The innermost reason, which the library tells last and in quotes."""
     if "TimedOut" in text or "timed out" in text:
         return " in time"
-    found = re.findall(r"(?:Connection refused|dns error|certificate[^\"\n]{0,80}|Connection reset[^\"\n]{0,20})", text)
-    return f" ({found[-1].strip()})" if found else ""
+    found = re.findall(r"InvalidCertificate\(\s*\w+|Connection refused|Connection reset|dns error", text)
+    return f" ({re.sub(r'[(\s]+', ' ', found[-1])})" if found else ""
