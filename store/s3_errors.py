@@ -115,4 +115,4 @@ def _why(text: str) -> str:
     if "TimedOut" in text or "timed out" in text:
         return " in time"
     found = re.findall(r"InvalidCertificate\(\s*\w+|Connection refused|Connection reset|dns error", text)
-    return f" ({re.sub(r'[(\s]+', ' ', found[-1])})" if found else ""
+    return f" ({' '.join(found[-1].replace('(', ' ').split())})" if found else ""
