@@ -64,7 +64,7 @@ step "images are built" build
 step "the API's image is small, without PyTorch, and not root's" api_image
 step "neither is the worker's" worker_image
 step "docker compose up" compose up --detach --no-build --quiet-pull
-step "everything is ready, and a worker is online" ask ready 120
+step "everything is ready, and a worker is online" ask ready 300
 step "only the API has a port on this host" one_port
 step "no container can write to its root file system" read_only
 step "a dataset is sent and looked through" send_dataset

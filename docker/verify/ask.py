@@ -21,8 +21,14 @@ from client.errors import ClientError
 POLL = 0.5
 """Seconds."""
 TRAINING = {
-    "batch_size": 4, "optimizer": "adamw", "lr": 0.003, "warmup_steps": 4, "log_every_steps": 1, "save_every_steps": 5,
-}  # fmt: skip
+    "batch_size": 4,
+    "optimizer": "adamw",
+    "lr": 0.003,
+    "warmup_steps": 4,
+    "log_every_steps": 1,
+    "save_every_steps": 5,
+    "threads": 1,  # also on a host that has other work to do
+}
 
 
 def spec(name: str, epochs: int, teacher: str | None) -> dict[str, Any]:

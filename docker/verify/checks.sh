@@ -69,16 +69,16 @@ send_dataset() {
 
 train_teacher() {
     ask submit verify-teacher 4 >"$WORK/teacher"
-    ask "until" "$(cat "$WORK/teacher")" succeeded 300
+    ask "until" "$(cat "$WORK/teacher")" succeeded 900
 }
 
 survive_kill() {
     local job
     job=$(ask submit verify-student 40 "$(cat "$WORK/teacher")")
     echo "$job" >"$WORK/student"
-    ask trains "$job" 1 40 120
+    ask trains "$job" 1 40 600
     kill_container worker
-    ask "until" "$job" succeeded 300
+    ask "until" "$job" succeeded 900
     ask attempts "$job" >"$WORK/attempts"
     [[ $(look worker '{{.RestartCount}}') -ge 1 ]] || wrong "Docker has not restarted the worker"
     grep -qE '^1 (lost|crashed) ' "$WORK/attempts" || wrong "the first attempt was not lost: $(cat "$WORK/attempts")"
@@ -94,7 +94,7 @@ kill_container() {
 compare_with_twin() {
     local job
     job=$(ask submit verify-twin 40 "$(cat "$WORK/teacher")")
-    ask "until" "$job" succeeded 300
+    ask "until" "$job" succeeded 900
     [[ $(ask sum "$job") == "$(ask sum "$(cat "$WORK/student")")" ]] || wrong "the weights differ"
 }
 
@@ -125,12 +125,12 @@ drain() {
     local job began code
     job=$(ask submit verify-long 5000 "$(cat "$WORK/teacher")")
     echo "$job" >"$WORK/long"
-    ask trains "$job" 1 20 120
+    ask trains "$job" 1 20 600
     began=$SECONDS
     compose stop worker
     code=$(look worker '{{.State.ExitCode}}')
     [[ $code == 0 ]] || wrong "the worker ended with code $code"
-    ask "until" "$job" queued 10
+    ask "until" "$job" queued 30
     ask attempts "$job" >"$WORK/attempts"
     grep -qE '^1 handed_back worker_stopped 0 [1-9]' "$WORK/attempts" || wrong "attempts: $(cat "$WORK/attempts")"
     echo "exit code 0 after $((SECONDS - began)) s"
@@ -140,7 +140,7 @@ go_on() {
     local job
     job=$(cat "$WORK/long")
     compose start worker
-    ask trains "$job" 2 5 120
+    ask trains "$job" 2 5 600
     ask attempts "$job" | grep -E '^2 running - [1-9]' || wrong "the second attempt began anew"
     tid cancel "$job" >&2
     ask "until" "$job" cancelled 60
@@ -148,14 +148,14 @@ go_on() {
 
 restart_api() {
     compose restart api
-    ask ready 60
+    ask ready 300
     download
 }
 
 down_and_up() {
     compose down --timeout 60
     compose up --detach --no-build
-    ask ready 120
+    ask ready 300
     download
 }
 
