@@ -16,7 +16,7 @@ from benchmarks.fire.tiny import tiny
 from store import checkpoints
 from store.artifacts import attempt_key
 from store.db import Database
-from store.models import Attempt, Checkpoint, Job, LogChunk, Metric, ResumeState
+from store.models import Attempt, Checkpoint, Job, LogChunk, Metric, ResumeState, Seat
 from store.states import State
 from store.upkeep.gc import collect
 from tests.hosts import Hosts, network
@@ -146,3 +146,25 @@ def test_a_job_leaves_a_host_that_is_cut_off_and_nothing_of_it_counts_when_it_co
     with site.records.write() as session:
         site.wait_for(lambda: session.scalar(locked) == parked.id)
     silent.invalidate()
+
+
+def test_two_hosts_train_one_job_and_it_goes_on_after_one_was_cut_off(site: Site) -> None:
+    job_id = site.client.submit({**tiny(3), "name": "together", "resources": {"nodes": 2}}).id
+    site.wait_for(lambda: site.look(select(ResumeState.step).where(ResumeState.job_id == job_id)))
+    beside = site.look(select(Seat.worker_id).where(Seat.job_id == job_id))
+    site.workers[beside].cut()
+
+    def reason() -> str | None:
+        waiting = site.client.job(job_id).waiting
+        return waiting.reason if waiting else None
+
+    site.wait_for(lambda: reason() == "nodes")
+    site.workers[beside].heal()
+    over = select(Job.state).where(Job.id == job_id, Job.state.in_((State.SUCCEEDED, State.FAILED)))
+    assert site.wait_for(lambda: site.look(over)) is State.SUCCEEDED
+    lost, done = site.client.attempts(job_id)
+    assert (lost.outcome, lost.reason) == ("crashed", "rank_lost")
+    assert lost.detail == f"node 1 ({beside}) was silent for longer than its lease"
+    assert (done.resumed_from_step or 0) > 0
+    assert [{one.worker_id, *one.other_workers} for one in (lost, done)] == [{"a", "b"}, {"a", "b"}]
+    assert site.look(select(Job.run_facts).where(Job.id == job_id))["processes"] == 2
