@@ -29,6 +29,8 @@ from worker.shutdown import StopFlag
 log = logging.getLogger("worker")
 
 _RETRY_SECONDS = 1.0
+# Seconds; a broker whose host was cut off would hold up the heartbeats, which come from the loop that listens to it.
+_PATIENCE = {"socket_keepalive": True, "health_check_interval": 10, "socket_connect_timeout": 10, "socket_timeout": 30}
 SETTINGS = load_as(WorkerSettings)
 PRESENCE = Presence(SETTINGS)
 PULSE = Pulse(SETTINGS.home, SETTINGS.worker_id)
@@ -56,7 +58,7 @@ def configure(app: Celery, settings: WorkerSettings) -> None:
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={"socket_keepalive": True, "health_check_interval": 10},
+        broker_transport_options=_PATIENCE,
         timezone="UTC",
     )
 
