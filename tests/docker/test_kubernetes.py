@@ -106,8 +106,9 @@ def test_the_settings_can_be_used(resources, monkeypatch, tmp_path):
     worker = named(resources, "StatefulSet", "tid-worker")["spec"]["template"]["spec"]
     assert worker["terminationGracePeriodSeconds"] >= read.terminate_grace_seconds + 30
     mounts = [mount["mountPath"] for mount in worker["containers"][0]["volumeMounts"]]
-    assert {str(read.home), str(read.uploads), *map(str, read.data_roots)} <= set(mounts)
-    assert settings["data"]["TID_SECRETS_DIR"] in mounts
+    assert {str(read.home), settings["data"]["TID_SECRETS_DIR"], *map(str, read.data_roots)} <= set(mounts)
+    api = named(resources, "Deployment", "tid-api")["spec"]["template"]["spec"]["containers"][0]
+    assert str(read.uploads) in [mount["mountPath"] for mount in api["volumeMounts"]]
 
 
 def test_what_is_referred_to_exists(resources):
