@@ -107,7 +107,7 @@ class Dataset(Base):
     id: Mapped[str] = mapped_column(String(ID_LENGTH), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120), unique=True)
     source: Mapped[DatasetSource] = mapped_column(String(16))
-    root: Mapped[str | None]
+    root: Mapped[str | None]  # its folder, or the key of its archive among the artifacts
     options: Mapped[Json] = mapped_column(default=dict)
     state: Mapped[DatasetState] = mapped_column(String(16))
     progress: Mapped[Json | None]  # phase, done, total
