@@ -277,7 +277,9 @@ class ResourcesSpec(Model):
         description="Least memory of each GPU, as `GET /workers` tells it: one sold with 24 GB has 22 to 24 GiB. "
         "null = any, and one GPU is not insisted on.",
     )
-    nodes: Annotated[int, Field(ge=1, le=16)] = Field(1, description="Hosts that train the job together.")
+    nodes: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, description="Workers that train the job together, each with `gpus`; `tid train` has one."
+    )
     queue: str = Field(
         "default", description="Workers of this queue take the job.", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$"
     )

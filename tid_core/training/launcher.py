@@ -44,8 +44,13 @@ _READ_BYTES = 1 << 16
 
 def run(plan: RunPlan, report: Reporter, should_stop: Callable[[], bool]) -> Finished:
     """As `train`, in as many processes as `resources.gpus` asks for and this host has, or several hosts together."""
+    if plan.gpus_required and (seen := torch.cuda.device_count()) < plan.gpus_required:
+        return _conclude(plan, report, lambda: _refuse(plan.gpus_required, seen))
     if (node := plan.node) is not None:
         return _conclude(plan, report, lambda: _on_this_node(plan, node, report, should_stop))
+    if plan.spec.resources.nodes > 1:
+        told = f"resources.nodes is {plan.spec.resources.nodes}, and this run has one: only the service finds others"
+        report(Warned(code="one_node", detail=told))
     processes, available = count_processes(plan.spec)
     wanted = plan.spec.resources.gpus
     if processes < wanted:
@@ -56,6 +61,11 @@ def run(plan: RunPlan, report: Reporter, should_stop: Callable[[], bool]) -> Fin
 
         return train(plan, report, should_stop)
     return _conclude(plan, report, lambda: _launch(plan, _Team.of_one_host(processes), report, should_stop))
+
+
+def _refuse(required: int, seen: int) -> Finished:
+    detail = f"the job waited for {required} GPUs, and {seen} can be used here now; `nvidia-smi` may say why"
+    return Finished(outcome="failed", reason="device_missing", detail=detail)
 
 
 def _conclude(plan: RunPlan, report: Reporter, work: Callable[[], Finished]) -> Finished:

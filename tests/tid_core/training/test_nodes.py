@@ -56,7 +56,8 @@ def test_two_nodes_train_as_one_and_what_they_stopped_at_one_goes_on_with(make_p
     assert (both.finished.outcome, both.finished.reason) == ("stopped", None)
     started = both.of("started")[0]
     assert (started.processes, started.device) == (2, "2 x cpu")
-    rest = run(make_plan(out="node-0", **COMMON), trainer=launcher.run)
+    rest = run(make_plan(out="node-0", resources={"nodes": 2}, **COMMON), trainer=launcher.run)
+    assert "this run has one" in rest.warnings["one_node"]
     assert rest.of("started")[0].resumed_from_step == both.of("resume_state")[-1].step > 0
     assert alone.series.keys() == both.series.keys() | rest.series.keys()
     for name, points in alone.series.items():
