@@ -36,11 +36,15 @@ def attempt_key(job_id: str, attempt: int) -> str:
     return f"{job_key(job_id)}/attempt-{attempt}"
 
 
+def is_key(name: str) -> bool:
+    return len(name) <= _KEY_LENGTH and _KEY.fullmatch(name) is not None
+
+
 def checked_key(key: str) -> str:
     """Raises:
     ValueError: not a key.
     """
-    if len(key) > _KEY_LENGTH or not _KEY.fullmatch(key):
+    if not is_key(key):
         raise ValueError(f"{key!r} is not a key: parts of letters, digits and ._- between slashes, none hidden")
     return key
 

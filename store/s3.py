@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import obstore
 from obstore.store import S3Store
 
-from store.artifacts import CONDEMNED, ArtifactDamaged, Listed, Stored, checked_key, is_condemned
+from store.artifacts import CONDEMNED, ArtifactDamaged, Listed, Stored, checked_key, is_condemned, is_key
 from store.places import S3Place
 from store.s3_client import connect, endpoint_of
 from store.s3_errors import Where
@@ -41,7 +41,7 @@ class S3Artifacts:
 
     Args:
         store: of the bucket and prefix.
-        quick: the same, which gives up at once.
+        quick: the same, which gives up soon.
         signer: the same, as clients reach it; None = they do not.
         part_bytes: larger files are sent in parts of this size; S3 takes no smaller ones than 5 MiB.
     """
@@ -117,7 +117,7 @@ class S3Artifacts:
         checked_key(key)
         try:
             with self._telling(key):
-                return obstore.head(self._store, key)["size"]
+                return obstore.head(self._quick, key)["size"]
         except FileNotFoundError:
             return None
 
@@ -203,7 +203,7 @@ class S3Artifacts:
         """Raises:
         FileNotFoundError: there is nothing below the key.
         """
-        names = [one.name for one in self.listing(key) if not is_condemned(one.name)]
+        names = [one.name for one in self.listing(key) if is_key(one.name)]
         if not names:
             raise FileNotFoundError(errno.ENOENT, "there is no such object, nor any below it", f"{self._place}/{key}")
         for name in names:

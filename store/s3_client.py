@@ -22,7 +22,7 @@ _PATIENT: "Final[RetryConfig]" = {
     "retry_timeout": timedelta(seconds=30),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
 }
-_HASTY: "Final[RetryConfig]" = {"max_retries": 0}
+_HASTY: "Final[RetryConfig]" = {"max_retries": 1, "retry_timeout": timedelta(seconds=_CONNECT_SECONDS)}
 
 
 def endpoint_of(settings: Settings) -> str:
