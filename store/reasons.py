@@ -43,7 +43,7 @@ FINAL: Final[dict[str, str]] = {
     "checkpoint_invalid": "A weights file is missing, damaged, or not of the detector that it is for.",
     "classes_missing": "The teacher has no output for a class of the dataset.",
     "dataset_invalid": "The dataset cannot be used (any more); `detail` has why.",
-    "device_missing": "`training.device` is cuda, and the worker sees no GPU.",
+    "device_missing": "The training sees fewer GPUs than its job asks for; another attempt follows.",
     "disk_full": "No space was left for a file that the training writes. From the artifact store it costs an attempt.",
     "distillation_inactive": "The distillation loss gave the student nothing in the first steps.",
     "inherit_unfit": "A part named in `student.inherit` does not fit the student.",

@@ -56,6 +56,8 @@ class RunPlan(_Plan):
     out_dir: Path
     resume_from: Path | None = None
     provenance: dict[str, str] = {}
+    gpus_required: int = 0
+    """GPUs without which it may not begin, since its job waited for them; `tid train` does with less."""
     room_seconds: float = 0.0
     """How long a full disk is waited for."""
     node: NodePlan | None = None

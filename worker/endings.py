@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 RANK_LOST = "rank_lost"
 """Of a rank or a node that found another one gone, or fell silent itself."""
-CRASHES = ("child_killed", "child_crashed", RANK_LOST)
+CRASHES = ("child_killed", "child_crashed", "device_missing", RANK_LOST)
 """Reasons that call for another attempt, also where a training in several processes found them by itself."""
 OUT_OF_MEMORY_HINT = "the system's out-of-memory killer ends processes this way"
 

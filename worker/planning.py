@@ -85,6 +85,7 @@ def prepare(
         out_dir=scratch / "out",
         resume_from=_gather_states(records.resume_keys if resumes else [], storage, scratch / "resume-from"),
         provenance=records.provenance,
+        gpus_required=spec.gpus_needed,
         room_seconds=settings.full_seconds,
     )
 

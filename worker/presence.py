@@ -34,6 +34,7 @@ class Presence:
         self._device = device_facts()
         self._silent = False
         self._first = True
+        self._outdated = True  # the row of a process before this one, which may have had other GPUs
 
     def beat(self) -> bool:
         """Say that the worker is there. A database that is away is noted once and tried again at the next beat.
@@ -61,15 +62,16 @@ class Presence:
 
     def _write(self) -> None:
         telemetry = self._telemetry()
+        self._compare(telemetry)
         with self._database.write() as session:
             if self._first:
                 self._begin(session)
-            if self._first or not self._heartbeat(telemetry, session):  # its predecessor may have had other GPUs
+            if self._outdated or not self._heartbeat(telemetry, session):
                 self._register(session)
                 self._heartbeat(telemetry, session)
         if self._first:
             dataset_copies.forget_unknown(self._settings.home, self._database)
-        self._first = False
+        self._first = self._outdated = False
 
     def _heartbeat(self, telemetry: dict[str, Any], session: Session) -> bool:
         worker_id = self._settings.worker_id
@@ -85,6 +87,15 @@ class Presence:
             )
         seats.give_up_of(self._settings.worker_id, RANK_LOST, session=session)
         leftovers.clear(self._settings.home / "work", session=session)
+        self._say()
+
+    def _compare(self, telemetry: dict[str, Any]) -> None:
+        """Jobs must not be given to a worker for a GPU that it has lost since, and may be for one that is back."""
+        if {gpu["uuid"] for gpu in telemetry["gpus"]} != {gpu["uuid"] for gpu in self._device["gpus"]}:
+            self._device, self._outdated = device_facts(), True
+            self._say()
+
+    def _say(self) -> None:
         for level, line in said_of(self._device):
             log.log(level, "%s", line)
 
@@ -99,4 +110,4 @@ class Presence:
         )
 
     def _telemetry(self) -> dict[str, Any]:
-        return {**load(), "gpus": visible_gpus() if self._device["gpus"] else []}
+        return {**load(), "gpus": visible_gpus()}

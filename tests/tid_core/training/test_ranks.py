@@ -77,3 +77,14 @@ def test_a_host_with_fewer_gpus_uses_what_it_has_and_says_so(make_plan, run):
     done = run(make_plan(plain=True, training=training, resources={"gpus": 2}), trainer=launcher.run)
     assert done.finished.outcome == "succeeded"
     assert "the run uses 1" in done.warnings["fewer_gpus"]
+
+
+@pytest.mark.skipif("torch.cuda.device_count() > 1", reason="needs a machine with fewer GPUs")
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_job_that_waited_for_gpus_does_not_begin_without_them(make_plan, gpus):
+    plan = make_plan(plain=True, resources={"gpus": gpus}).model_copy(update={"gpus_required": 2})
+    told = []
+    finished = launcher.run(plan, told.append, lambda: False)
+    assert (finished.outcome, finished.reason, told) == ("failed", "device_missing", [finished])
+    assert "waited for 2 GPUs, and" in finished.detail
+    assert not any(plan.out_dir.rglob("*"))
