@@ -94,8 +94,7 @@ class S3Artifacts:
 
         def pieces() -> Iterator[bytes]:
             with self._telling(key):
-                for piece in found.stream(min_chunk_size=_PIECE):
-                    yield piece
+                yield from found.stream(min_chunk_size=_PIECE)
 
         return pieces()
 
