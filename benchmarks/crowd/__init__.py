@@ -1,0 +1,1 @@
+"""Many workers at once on one PostgreSQL, without their trainings."""
