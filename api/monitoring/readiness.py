@@ -92,11 +92,11 @@ class Readiness:
         return Finding(problem, "stop all servers and workers, run `tid migrate`, start them again")
 
     def _broker(self) -> Finding:
-        from redis.exceptions import AuthenticationError  # Celery, which brings it, is slow to import
-
         try:
             self._parts.doorbell.check()
         except Exception as error:
+            from redis.exceptions import AuthenticationError  # slow to import, and there by now
+
             if not isinstance(error.__cause__, AuthenticationError):
                 raise
             remedy = "TID_BROKER_URL holds none, or another password than it has. Jobs are taken meanwhile"
