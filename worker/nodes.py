@@ -15,8 +15,6 @@ from worker.endings import CRASHES, RANK_LOST
 from worker.settings import WorkerSettings
 
 LOOK_SECONDS: Final = 0.5
-WORD_SECONDS: Final = 10.0
-"""How long the owner waits to hear why another node is gone, once its own ranks have missed it."""
 LINGER_SECONDS: Final = 5.0
 """How long the owner's ranks have to end by themselves once another node is gone."""
 
@@ -43,7 +41,44 @@ class Trouble:
 
 
 class Others:
-    """Use it in the thread of the supervisor; `look` in its transactions."""
+    """Of an attempt that has no other nodes. `look` is for the transactions of its owner."""
+
+    look_seconds = float("inf")
+    """How often to look at the least."""
+    word_seconds = 0.0
+    """How long to wait to hear why another node is gone, once the ranks of this one have missed it."""
+    descriptors: tuple[int, ...] = ()
+    """Which the training inherits."""
+    missing = 0
+    trouble: Trouble | None = None
+
+    @property
+    def cause_is_known(self) -> bool:
+        return self.trouble is not None and self.trouble.reason != RANK_LOST
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the ranks of this node wait in vain."""
+        return False
+
+    def look(self, session: Session) -> None:
+        """Say where this owner waits, and see what became of the others."""
+
+    def check_patience(self) -> None:
+        """
+        Raises:
+            NodesMissing: seats have been open for too long.
+        """
+
+    def close(self) -> None:
+        """The training has the port now, or there is none."""
+
+
+class OtherNodes(Others):
+    """Use it in the thread of the supervisor."""
+
+    look_seconds = LOOK_SECONDS
+    word_seconds = 10.0
 
     def __init__(self, claim: Claim, settings: WorkerSettings, nodes: int) -> None:
         """
@@ -60,7 +95,7 @@ class Others:
         self._opened_at = time.monotonic()
         self._silent_since: dict[int, float] = {}
         self._trouble_at: float | None = None
-        self.trouble: Trouble | None = None
+        self.descriptors = (self._reserved.fileno(),)
         self.missing = nodes - 1
 
     def plan(self) -> NodePlan:
@@ -73,17 +108,10 @@ class Others:
             listen_fd=self._reserved.fileno(),
         )
 
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """Which the training inherits."""
-        return (self._reserved.fileno(),)
-
     def close(self) -> None:
-        """The training has the port now, or there is none."""
         self._reserved.close()
 
     def look(self, session: Session) -> None:
-        """Say where this owner waits, and see what became of the others."""
         if not self._announced:
             seats.announce(self._claim, self._address, self._port, session=session)
         found = seats.look(self._claim, session=session)
@@ -95,21 +123,12 @@ class Others:
             self._trouble_at = self._trouble_at or time.monotonic()
 
     def check_patience(self) -> None:
-        """
-        Raises:
-            NodesMissing: seats have been open for too long.
-        """
         if self.missing and time.monotonic() - self._opened_at > self._patience:
             told = f"{self._nodes - self.missing} of {self._nodes} workers were there after {self._patience:g} s"
             raise NodesMissing(f"{told} (TID_NODES_SECONDS)")
 
     @property
-    def cause_is_known(self) -> bool:
-        return self.trouble is not None and self.trouble.reason != RANK_LOST
-
-    @property
     def is_over(self) -> bool:
-        """Whether the ranks of this node wait in vain."""
         return self._trouble_at is not None and time.monotonic() - self._trouble_at > LINGER_SECONDS
 
     def _judge(self, found: seats.Look) -> Trouble | None:

@@ -26,7 +26,7 @@ from worker.child import Child, Heard
 from worker.dataset_copies import Abandoned
 from worker.endings import CRASHES, RANK_LOST, explain
 from worker.link import AWAY, Away, Link, OwnershipUnknown
-from worker.nodes import LOOK_SECONDS, WORD_SECONDS, NodesMissing, Others, Trouble
+from worker.nodes import LOOK_SECONDS, NodesMissing, OtherNodes, Others, Trouble
 from worker.planning import prepare
 from worker.recorder import Recorder
 from worker.seat import attend
@@ -128,7 +128,7 @@ class Supervisor:
         self._state = State.STARTING
         self._draining: Draining | None = None
         self.terminated = False  # whether this process was told to end while the job ran
-        self._others: Others | None = None
+        self._others = Others()
         self._written_at = time.monotonic()
         self._scratch = settings.home / "work" / claim.job_id / f"attempt-{claim.attempt}"
 
@@ -149,8 +149,7 @@ class Supervisor:
                 self._report_crash(WORKER_ERROR, f"{type(error).__name__}: {error}")
             finally:
                 self._storage.close()
-                if self._others is not None:
-                    self._others.close()
+                self._others.close()
                 leftovers.remove(self._scratch)
 
     # -- the three parts of an attempt
@@ -162,7 +161,8 @@ class Supervisor:
         self._look_for_requests()
         if path is None or self._stop.reason is not None or not self._all_there():
             return None
-        child = self._begin(path)
+        child = Child(path, inherited=self._others.descriptors)
+        self._others.close()
         self._trace.began()
         try:
             self._watch(child)
@@ -174,8 +174,9 @@ class Supervisor:
     def _prepare(self) -> Path:
         plan = prepare(self._claim, self._database, self._settings, self._storage, self._scratch)
         if (nodes := plan.spec.resources.nodes) > 1:
-            self._others = self._others or Others(self._claim, self._settings, nodes)
-            plan = plan.model_copy(update={"node": self._others.plan()})
+            self._others.close()  # of a try before this one, which found the disk full
+            self._others = others = OtherNodes(self._claim, self._settings, nodes)
+            plan = plan.model_copy(update={"node": others.plan()})
         path = self._scratch / "plan.json"
         path.write_text(plan.model_dump_json(indent=1))
         return path
@@ -186,20 +187,12 @@ class Supervisor:
         Raises:
             NodesMissing: not in time.
         """
-        while self._others is not None and self._stop.reason is None and self._others.trouble is None:
-            self._synchronise()
-            if self._others.missing == 0 and self._others.trouble is None:
-                return True
+        while self._others.missing and self._others.trouble is None and self._stop.reason is None:
             self._others.check_patience()
             time.sleep(LOOK_SECONDS / 2)
+            self._synchronise()
             self._look_for_requests()
-        return self._others is None
-
-    def _begin(self, path: Path) -> Child:
-        child = Child(path, inherited=self._others.descriptors if self._others is not None else ())
-        if self._others is not None:
-            self._others.close()
-        return child
+        return self._others.trouble is None and self._stop.reason is None
 
     def _watch(self, child: Child) -> None:
         while not child.exited():
@@ -209,7 +202,7 @@ class Supervisor:
             self._synchronise()
             self._look_for_requests()
             self._stop.apply(child, finished=self._recorder.finished is not None)
-            if self._others is not None and self._others.is_over:
+            if self._others.is_over:
                 child.kill()
         self._recorder.hear(child.drain())
 
@@ -236,7 +229,7 @@ class Supervisor:
             self._finish_failed(finished.reason or "internal_error", finished.detail)
         elif self._stop.reason is not None or finished is not None:
             detail = self._stop.describe(finished=finished is not None)
-            if self._others is not None and self._stop.reason is None:
+            if self._stop.reason is None and isinstance(self._others, OtherNodes):
                 detail = "the worker of another node was told to stop; the training saved its state and ended"
             self._let_go(self._stop.reason or Reason.SHUTDOWN, detail)
         else:
@@ -245,14 +238,13 @@ class Supervisor:
 
     def _why_alone(self, finished: Finished | None) -> Trouble | None:
         """What became of another node, where that ended the attempt: what this one saw of it says less."""
-        others = self._others
-        if others is None or self._stop.reason is not None or (finished and finished.reason != RANK_LOST):
+        if self._stop.reason is not None or (finished is not None and finished.reason != RANK_LOST):
             return None
-        until = time.monotonic() + WORD_SECONDS
-        while finished and not others.cause_is_known and time.monotonic() < until:
+        until = time.monotonic() + self._others.word_seconds
+        while finished is not None and not self._others.cause_is_known and time.monotonic() < until:
             self._synchronise()
             time.sleep(LOOK_SECONDS / 2)
-        return others.trouble
+        return self._others.trouble
 
     # -- how it ends
 
@@ -318,7 +310,7 @@ class Supervisor:
         self._recorder.collect()
         now = time.monotonic()
         due = self._recorder.pending and now - self._written_at >= _WRITE_SECONDS
-        due = due or (self._others is not None and now - self._written_at >= LOOK_SECONDS)
+        due = due or now - self._written_at >= self._others.look_seconds
         if not due and now - self._written_at < self._settings.heartbeat_seconds:
             return
         with suppress(Away):
@@ -329,8 +321,7 @@ class Supervisor:
     def _write(self, session: Session) -> Draining | None:
         """What was heard goes out; whether this worker is to drain comes back."""
         self._recorder.write(session)
-        if self._others is not None:
-            self._others.look(session)
+        self._others.look(session)
         return workers.draining(self._claim.worker_id, session=session)
 
     def _look_for_requests(self) -> None:
