@@ -105,7 +105,7 @@ def reasons(*, heartbeat_seconds: float, session: Session) -> dict[Reason, int]:
     found = dict.fromkeys(REASONS, 0)
     found["dataset"] = sum(row[-1] for row in rows) - ready.total()
     staff = _staff({queue for _, queue, _ in ready}, heartbeat_seconds=heartbeat_seconds, session=session)
-    holders = _holders(staff, session=session)
+    holders = _holders(staff, session=session) if any(nodes > 1 for _, _, nodes in ready) else {}
     begins = Counter[str]()
     for (wanted, queue, nodes), number in sorted(ready.items(), reverse=True):  # those that fewer workers fit first
         idle = max(0, _Crew.of(staff[queue], wanted).idle - begins[queue])
