@@ -60,7 +60,8 @@ def unclaimed(database: Database, settings: Settings) -> Iterator[Unclaimed]:
     claims = _claims(database)
     yield from _artifacts(listed, before, artifacts, claims)
     for folder in folders:
-        if f"jobs/{folder.parent.name}/{folder.name}" not in claims.owned:
+        attempt = folder.name.partition("-node-")[0]  # of further nodes, it has their number behind it
+        if f"jobs/{folder.parent.name}/{attempt}" not in claims.owned:
             name = f"{folder.parent.name}/{folder.name}"
             yield Unclaimed("scratch", name, 1, size_of(folder), partial(_remove_scratch, folder))
     for folder in uploads:

@@ -128,7 +128,8 @@ def test_what_a_running_attempt_has_stored_is_its_own_and_its_predecessor_s_is_n
     second = world.start(job_id)
     orphan = put(settings, f"{attempt_key(job_id, first.attempt)}/best.pt")
     own = put(settings, f"{attempt_key(job_id, second.attempt)}/best.pt")
-    scratch = [settings.home / "work" / job_id / f"attempt-{claim.attempt}" for claim in (first, second)]
+    names = (f"attempt-{first.attempt}", f"attempt-{second.attempt}", f"attempt-{second.attempt}-node-1")
+    scratch = [settings.home / "work" / job_id / name for name in names]
     for folder in scratch:
         (folder / "out").mkdir(parents=True)
         (folder / "out" / "file").write_bytes(b"123")
@@ -136,7 +137,7 @@ def test_what_a_running_attempt_has_stored_is_its_own_and_its_predecessor_s_is_n
     assert (totals[Kind.ORPHANS], totals[Kind.SCRATCH]) == (Total(1, 4), Total(1, 3))
     assert not orphan.exists()
     assert own.exists()
-    assert [folder.exists() for folder in scratch] == [False, True]
+    assert [folder.exists() for folder in scratch] == [False, True, True]
 
 
 def test_of_several_archives_of_a_dataset_the_one_that_counts_stays(
