@@ -35,7 +35,7 @@ class WorkerSettings(Settings):
         "and a random part; in a crew, host name and GPU.",
     )
     cache_bytes: Bytes = Field(
-        200 << 30,
+        100 << 30,
         description="Room for copies of uploaded datasets, which the workers of a machine keep under TID_HOME where "
         "artifacts are in S3. The longest unused ones go first, none in use.",
     )
