@@ -143,6 +143,14 @@ def look(claim: Claim, *, session: Session) -> list[Look]:
     return [Look(seat, bool(is_silent)) for seat, is_silent in rows]
 
 
+def hostnames(seated: Seated, *, session: Session) -> list[str]:
+    """Of the owner's host and of that of who sits; what is not known is left out."""
+    owner = session.scalar(select(Job.worker_id).where(Job.id == seated.job_id))
+    rows = session.execute(select(Worker.id, Worker.hostname).where(Worker.id.in_([owner, seated.worker_id])))
+    names = {worker_id: hostname for worker_id, hostname in rows}  # noqa: C416 (rows are no tuples to mypy)
+    return [names[one] for one in (owner, seated.worker_id) if one in names]
+
+
 def occupied(*, session: Session) -> set[str]:
     """Workers that own a job or sit in a seat of one."""
     owners = select(Job.worker_id).where(Job.lease_token.is_not(None))

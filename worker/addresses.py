@@ -1,5 +1,6 @@
 """Where this worker is reached by those that train a job with it."""
 
+import ipaddress
 import socket
 
 from sqlalchemy import make_url
@@ -53,6 +54,10 @@ def reserve_port(address: str, ports: range | None) -> socket.socket:
             return reserved
     which = f"a port of TID_NODE_PORTS {ports[0]}-{ports[-1]}" if ports is not None else "a port"
     raise NoAddress(f"{which} cannot be had at {address} (TID_NODE_ADDRESS): {why}")
+
+
+def is_loopback(address: str) -> bool:
+    return bool(address) and ipaddress.ip_address(address).is_loopback
 
 
 def _resolved(name: str, what: str) -> str:

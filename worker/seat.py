@@ -23,7 +23,7 @@ from store.states import State
 from tid_core.events import Finished, TrainingFailure
 from tid_core.plan import NodePlan, RunPlan
 from worker import leftovers
-from worker.addresses import own_address
+from worker.addresses import is_loopback, own_address
 from worker.child import Child, Heard
 from worker.endings import RANK_LOST, Ending, explain
 from worker.link import AWAY, Away, OwnershipUnknown, SeatLink
@@ -37,6 +37,7 @@ log = logging.getLogger("worker")
 
 _LISTEN_SECONDS = 0.2
 _LOOK_SECONDS = 0.5
+_FULL_SECONDS = 2.0
 _TAIL_CHARACTERS = 4000
 
 
@@ -118,6 +119,8 @@ class Sitter:
             self._synchronise()
         if plan is None or self._stop.reason is not None:
             return self._stopped()
+        if (why_not := self._why_unreachable()) is not None:
+            return why_not
         child = Child(self._write_plan(plan))
         try:
             self._watch(child)
@@ -143,6 +146,8 @@ class Sitter:
                 if not is_full and not self._is_told_to_stop():
                     raise
                 log.warning("job %s: node %d cannot begin yet: %s", self._seated.job_id, self._seated.node, error)
+                time.sleep(_FULL_SECONDS)
+                self._synchronise()
         return None
 
     def _is_told_to_stop(self) -> bool:
@@ -150,6 +155,16 @@ class Sitter:
 
     def _plan(self) -> RunPlan:
         return prepare(self._seated, self._database, self._settings, self._storage, self._scratch, resumes=False)
+
+    def _why_unreachable(self) -> Ending | None:
+        """An owner on another host that gives an address of loopback would be looked for on this one."""
+        if not is_loopback(self._meeting.host or ""):
+            return None
+        names = self._link.insist(lambda session: seats.hostnames(self._seated, session=session))
+        if len(set(names)) < 2:
+            return None
+        told = f"node 0, on {names[0]}, says that it is reached at {self._meeting.host}, which is {names[1]} itself"
+        return Ending(RANK_LOST, f"{told}: set TID_NODE_ADDRESS of its worker")
 
     def _write_plan(self, plan: RunPlan) -> Path:
         host, port = self._meeting

@@ -98,6 +98,18 @@ def test_what_keeps_a_node_from_beginning_is_told_in_its_seat(pair, tmp_path):
     assert attend(beside(pair), StopFlag()) is None, "a seat that was left is nobody's"
 
 
+def test_an_owner_elsewhere_that_is_reached_at_loopback_is_told_what_is_wrong(pair):
+    job_id = submit(pair)
+    claim = own(pair, job_id)
+    with pair.database.write() as session:
+        workers.register("worker-1", hostname="far", pid=1, queues=["default"], device={}, session=session)
+        seats.announce(claim, "127.0.0.1", 29500, session=session)
+    assert attend(beside(pair), StopFlag()) is True
+    left = seat(pair, job_id)
+    told = "node 0, on far, says that it is reached at 127.0.0.1, which is h itself: set TID_NODE_ADDRESS of its worker"
+    assert (left.reason, left.detail) == ("rank_lost", told)
+
+
 def test_who_waits_for_the_owner_leaves_when_told_to_and_when_the_attempt_is_over(pair):
     job_id = submit(pair)
     found: list[bool | None] = []
