@@ -188,6 +188,19 @@ def test_a_worker_without_torch_ends(tmp_path: Path) -> None:
     assert line == 'this worker cannot start: trainings need torch: pip install "tid-service[worker]"'
 
 
+def test_a_client_without_what_only_unix_has(tmp_path: Path) -> None:
+    """`tid` can ask a service elsewhere; to be one, it says where it could."""
+    windows = "import sys, signal; sys.modules['fcntl'] = None; del signal.SIGHUP; from client.cli import main; "
+    for arguments, code, says in (
+        (["--url", "http://127.0.0.1:1", "jobs"], 3, "no server at http://127.0.0.1:1"),
+        (["up", "--home", str(tmp_path)], 1, "the service runs on Linux, and on Windows in WSL 2"),
+    ):
+        program = f"{windows}sys.argv = {['tid', *arguments]!r}; main()"
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == code
+        assert says in done.stderr
+
+
 def test_a_database_that_comes_late_is_waited_for(
     postgres_server: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

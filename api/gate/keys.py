@@ -21,6 +21,7 @@ from store.errors import KeyUnfit, NotFound
 from store.models import ApiKey
 from store.settings import SettingsError, load_settings
 from store.upkeep.preparing import NotMigrated, prepare_database
+from store.upkeep.starting import told
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _LONGEST = timedelta(days=36_500)
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SettingsError, NotMigrated, NotFound, KeyUnfit) as error:
         return _complain(str(error))
     except SQLAlchemyError as error:
-        return _complain(f"the database does not answer ({type(error).__name__})")
+        return _complain(told(error, settings))
     return 0
 
 

@@ -26,6 +26,7 @@ from store.settings import Settings, SettingsError, load_settings
 from store.upgrade import open_current
 from store.upkeep.dumps import Dump, dump
 from store.upkeep.gc import human
+from store.upkeep.starting import told
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
@@ -159,15 +160,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings()
         made = back_up(settings, asked.destination, with_files=not asked.no_artifacts, tell=_say)
-    except (SettingsError, StoreError, SQLAlchemyError, OSError) as error:
+    except SQLAlchemyError as error:
+        sys.stderr.write(f"tid backup: {told(error, load_settings())}\n")
+        return 1
+    except (SettingsError, StoreError, OSError) as error:
         sys.stderr.write(f"tid backup: {str(error).splitlines()[0]}\n")
         return 1
     manifest = json.loads((made / MANIFEST).read_text())
     size = sum(file["bytes"] for file in manifest["files"].values())
     _say(f"wrote {made}: {len(manifest['files']):,} files, {human(size)}")
-    for what, told in (("missing", "not on the disk"), ("damaged", "not what was stored")):
+    for what, why in (("missing", "not on the disk"), ("damaged", "not what was stored")):
         if manifest[what]:
-            _say(f"{len(manifest[what])} files that the database names are {told}; {MANIFEST} lists them")
+            _say(f"{len(manifest[what])} files that the database names are {why}; {MANIFEST} lists them")
     return 0
 
 

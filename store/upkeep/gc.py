@@ -12,6 +12,7 @@ from store.errors import StoreError
 from store.settings import Settings, SettingsError, load_settings
 from store.upgrade import open_current
 from store.upkeep.garbage import Kind, Waste, find
+from store.upkeep.starting import told
 
 
 class Total(NamedTuple):
@@ -47,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings()
         database = open_current(settings.database_url)
         totals = collect(database, settings, dry_run=asked.dry_run, strangers=asked.strangers, tell=_tell)
-    except (SettingsError, StoreError, SQLAlchemyError, OSError) as error:
+    except SQLAlchemyError as error:
+        sys.stderr.write(f"tid gc: {told(error, load_settings())}\n")
+        return 1
+    except (SettingsError, StoreError, OSError) as error:
         sys.stderr.write(f"tid gc: {str(error).splitlines()[0]}\n")
         return 1
     sys.stdout.write(_summary(totals, dry_run=asked.dry_run, strangers=asked.strangers))

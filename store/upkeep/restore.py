@@ -32,6 +32,7 @@ from store.states import WITHOUT_WORKER, Outcome, State
 from store.upgrade import revisions, upgrade
 from store.upkeep.backup import FORMAT, MANIFEST
 from store.upkeep.dumps import load_postgres
+from store.upkeep.starting import told
 from store.uploads.archives import archive_key, is_shared
 from store.uploads.packing import pack
 
@@ -233,7 +234,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         restore(load_settings(), asked.source, tell=lambda text: print(text, flush=True))  # noqa: T201
-    except (SettingsError, StoreError, SQLAlchemyError, OSError) as error:
+    except SQLAlchemyError as error:
+        sys.stderr.write(f"tid restore: {told(error, load_settings())}\n")
+        return 1
+    except (SettingsError, StoreError, OSError) as error:
         sys.stderr.write(f"tid restore: {str(error).splitlines()[0]}\n")
         return 1
     return 0

@@ -20,6 +20,10 @@ def on_postgresql(
     postgres_server.run(f"CREATE DATABASE up TEMPLATE {postgres_template}")
     url = postgres_server.url("up")
     monkeypatch.setenv("TID_DATABASE_URL", url)
+    for name in ("api", "worker", "store"):  # of somebody else, where `tid up` is called
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        (tmp_path / "mine" / name / "__init__.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path / "mine")
     write_demo_data(tmp_path / "data" / "digits", images=12, seed=1)
     service = Service(tmp_path / "home", tmp_path / "data")
     service.start()
