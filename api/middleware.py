@@ -170,7 +170,9 @@ def _note(scope: Scope, answer: _Answer, begun: float) -> None:
     ids = {"key_id": scope["state"].get("key_id"), "job_id": scope.get("path_params", {}).get("job_id")}
     known = {name: _printable(value) for name, value in ids.items() if value is not None}
     line = f"{method} {path} {status} {took_ms:.1f}ms"
-    access_log.info("%s", line, extra={**fields, "operation": operation, **known})
+    # Probes and Prometheus ask every few seconds; that all is well is no news.
+    level = logging.DEBUG if path in _UNTRACED and status < 400 else logging.INFO
+    access_log.log(level, "%s", line, extra={**fields, "operation": operation, **known})
 
 
 def _is_upload(scope: Scope) -> bool:

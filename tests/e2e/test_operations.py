@@ -128,6 +128,8 @@ def test_every_line_says_what_it_is_about(service: Service, trained: str) -> Non
     expected = {"method": "POST", "path": "/jobs", "status": 201, "operation": "jobs-create", "level": "info"}
     assert expected.items() <= request.items()
     assert request["duration_ms"] > 0
+    probes = [line for line in lines(service.home / "logs" / "api.log") if line.get("path") == "/readyz"]
+    assert all(line["status"] == 503 for line in probes), "the service was asked until it was ready; that is no news"
 
 
 def test_the_figures_of_a_service_at_work(service: Service, trained: str) -> None:
