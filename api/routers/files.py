@@ -26,6 +26,8 @@ _FILE_ANSWER: dict[int | str, dict[str, Any]] = {
     304: {"description": "`If-None-Match` names the file as it is."},
     416: {"description": "`Range` lies outside of the file."},
 }
+_ELSEWHERE = "With `TID_S3_REDIRECT`: where the file can be had for some minutes. Its digest is told here."
+_SAVED_ANSWER: dict[int | str, dict[str, Any]] = {**_FILE_ANSWER, 307: {"description": _ELSEWHERE}}
 
 
 @router.get("/checkpoints", name="checkpoints")
@@ -59,7 +61,7 @@ def _checkpoint(rows: list[models.Checkpoint]) -> CheckpointOut:
 
 
 @router.head("/checkpoints/{name}", name="checkpoint-head", responses=_FILE_ANSWER, response_class=Response)
-@router.get("/checkpoints/{name}", name="checkpoint", responses=_FILE_ANSWER, response_class=Response)
+@router.get("/checkpoints/{name}", name="checkpoint", responses=_SAVED_ANSWER, response_class=Response)
 def checkpoint(
     job_id: str,
     name: str,
@@ -98,7 +100,7 @@ def list_artifacts(job_id: str, session: ReadSession) -> Items[ArtifactOut]:
 
 
 @router.head("/artifacts/{name}", name="artifact-head", responses=_FILE_ANSWER, response_class=Response)
-@router.get("/artifacts/{name}", name="artifact", responses=_FILE_ANSWER, response_class=Response)
+@router.get("/artifacts/{name}", name="artifact", responses=_SAVED_ANSWER, response_class=Response)
 def artifact(job_id: str, name: str, request: Request, parts: PartsDep, session: ReadSession) -> Response:
     """One of these files."""
     jobs.get(job_id, session=session)
