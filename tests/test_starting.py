@@ -73,6 +73,7 @@ def test_what_an_api_and_tid_migrate_say(locked: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "thesis").write_text("mine " * 1000)
     upgrade(locked % "hunter2", "0006")
+    before, disks, disks_say = disks_that_take_nothing(tmp_path)
     home, locked_out = {"TID_HOME": tmp_path / "home"}, {"TID_DATABASE_URL": locked % "hunter22"}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -93,7 +94,9 @@ def test_what_an_api_and_tid_migrate_say(locked: str, tmp_path: Path) -> None:
                 ("api", {**home, "TID_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/tid",
                          "TID_START_SECONDS": 100, "INTERRUPTED_AFTER": 0.5}),
                 ("migrate", {**home, "TID_DATABSE_URL": "postgresql://u:hunter2@127.0.0.1:1/tid"}),
-            ]
+                *disks,
+            ],
+            *before,
         )  # fmt: skip
     refused = 'password authentication failed for user "lock"; TID_DATABASE_URL holds'
     expected = [
@@ -111,6 +114,7 @@ def test_what_an_api_and_tid_migrate_say(locked: str, tmp_path: Path) -> None:
         (2, "TID_BROKER_URL: write redis://"),
         (130, "^$"),
         (0, "TID_DATABSE_URL is set, and is no setting; TID_DATABASE_URL is one"),
+        *disks_say,
     ]
     assert [one.code for one in ended] == [code for code, _ in expected]
     for one, (_, says) in zip(ended, expected, strict=True):
@@ -118,17 +122,20 @@ def test_what_an_api_and_tid_migrate_say(locked: str, tmp_path: Path) -> None:
     assert (tmp_path / "thesis").read_text() == "mine " * 1000
 
 
-@pytest.mark.skipif(not disk.can_mount(), reason="this user may not make a mount namespace")
-def test_a_disk_that_takes_nothing(tmp_path: Path) -> None:
+def disks_that_take_nothing(folder: Path) -> tuple[list[str], list[tuple[str, dict[str, Any]]], list[tuple[int, str]]]:
+    """One that is mounted read-only and one that is full: the command that makes them, what to try, what it says."""
+    if not disk.can_mount():
+        return [], [], []
     says = {"fixed": "Read-only file system", "full": "No space left on device"}
     for name in says:
-        (tmp_path / name).mkdir()
-    cases = [(module, {"TID_HOME": tmp_path / name}) for name in says for module in ("api", "migrate")]
-    ended = tried(cases, *disk.namespace(), "sh", "-c", MOUNTS, str(tmp_path))
-    assert [one.code for one in ended] == [3, 1, 3, 1]
-    for (_, variables), (_, line) in zip(cases, ended, strict=True):
-        assert f": {variables['TID_HOME']}: {says[variables['TID_HOME'].name]}; " in line
-        assert line.endswith("or set TID_HOME to another place")
+        (folder / name).mkdir()
+    cases = [(module, {"TID_HOME": folder / name}) for name in says for module in ("api", "migrate")]
+    expected = [
+        (code, f": {folder}/{name}: {reason}; .*, or set TID_HOME to another place$")
+        for name, reason in says.items()
+        for code in (3, 1)
+    ]
+    return [*disk.namespace(), "sh", "-c", MOUNTS, str(folder)], cases, expected
 
 
 @pytest.fixture
