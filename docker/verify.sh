@@ -39,7 +39,7 @@ WORK=$(mktemp -d)
 readonly WORK SITE=$WORK/site PROJECT=tid-verify-$$ API_IMAGE=tid-api:verify WORKER_IMAGE=tid-worker:verify
 readonly LABEL=label=com.docker.compose.project=$PROJECT
 TITLE=
-PORT=$(free_port)
+PORT=$(free_port) PROMETHEUS_PORT=$(free_port)
 mkdir "$SITE" "$WORK/out"
 
 exec 3>&1
@@ -51,7 +51,7 @@ finish() {
     if [[ -n $KEEP ]]; then
         echo "kept: cd $SITE && ${COMPOSE[*]} --project-name $PROJECT ps; the API is at http://127.0.0.1:$PORT"
     else
-        compose down --volumes --timeout 10 >/dev/null 2>&1 || true
+        compose --profile '*' down --volumes --timeout 10 >/dev/null 2>&1 || true
         rm -rf "$WORK"
     fi
     exit "$code"
@@ -64,7 +64,7 @@ step "images are built" build
 step "the API's image is small, without PyTorch, and not root's" api_image
 step "neither is the worker's" worker_image
 step "docker compose up" compose up --detach --no-build --quiet-pull
-step "everything is ready, and a worker is online" ask ready 300
+step "everything is ready, and a worker is online" be_ready
 step "only the API has a port on this host" one_port
 step "no container can write to its root file system" read_only
 step "a dataset is sent and looked through" send_dataset
@@ -78,6 +78,7 @@ step "the job goes on when the worker is back" go_on
 step "the API is restarted: nothing is lost" restart_api
 step "compose down and up: nothing is lost" down_and_up
 step "the demo" run_demo
+step "Prometheus reads its figures, and has rules for alerts" watch
 step "no password or key shows in what Docker and the logs tell" secrets_stay
 [[ -n $KEEP ]] || step "compose down --volumes leaves nothing" tear_down
 echo "proved in $SECONDS s; the images tid-api:verify and tid-worker:verify stay, to be quicker next time"

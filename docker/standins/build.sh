@@ -73,7 +73,7 @@ quietly() {
 
 main() {
     local name
-    [[ $# -gt 0 ]] || set -- PYTHON POSTGRES VALKEY SEAWEEDFS
+    [[ $# -gt 0 ]] || set -- PYTHON POSTGRES VALKEY SEAWEEDFS PROMETHEUS
     docker image inspect "$DEBIAN" >/dev/null 2>&1 || make_debian
     for name in "$@"; do
         make "$name"

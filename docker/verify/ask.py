@@ -6,12 +6,15 @@ ask.py until JOB STATE SECONDS             until the job is in this state; any o
 ask.py trains JOB ATTEMPT STEPS SECONDS    until this attempt has gone so many steps beyond where it began
 ask.py attempts JOB                        one line for each: number, outcome, reason, first step, last step
 ask.py sum JOB                             sha256 of the best student, as its row says
+ask.py scraped URL SECONDS                 until the Prometheus there has read the API's figures
 """
 
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+import httpx
 
 from api.schemas import TERMINAL_STATES, Attempt
 from client.client import Client
@@ -100,6 +103,20 @@ def digest(client: Client, job_id: str) -> None:
     say(next(one for one in kept.files if one.format == "safetensors").sha256)
 
 
+def scraped(_client: Client, url: str, seconds: str) -> None:
+    def look() -> bool:
+        try:
+            rules = httpx.get(f"{url}/api/v1/rules").json()["data"]["groups"]
+            (target,) = httpx.get(f"{url}/api/v1/targets").json()["data"]["activeTargets"]
+        except (httpx.TransportError, ValueError) as error:
+            tell(str(error))
+            return False
+        tell(f"{len(rules)} groups of rules; the API is {target['health']}: {target['lastError']}")
+        return bool(rules) and target["health"] == "up"
+
+    wait(look, float(seconds))
+
+
 _told = ""
 
 
@@ -120,8 +137,14 @@ def wait(look: Callable[[], bool], seconds: float) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "ready": ready, "submit": submit, "until": until, "trains": trains, "attempts": attempts, "sum": digest,
-}  # fmt: skip
+    "ready": ready,
+    "submit": submit,
+    "until": until,
+    "trains": trains,
+    "attempts": attempts,
+    "sum": digest,
+    "scraped": scraped,
+}
 
 
 def main() -> None:

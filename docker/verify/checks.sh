@@ -7,6 +7,7 @@ set_up() {
     sh "$SITE/docker/init.sh" >&2
     {
         echo "PUBLISH=127.0.0.1:$PORT"
+        echo "PROMETHEUS_PUBLISH=127.0.0.1:$PROMETHEUS_PORT"
         echo "API_IMAGE=$API_IMAGE"
         echo "WORKER_IMAGE=$WORKER_IMAGE"
         [[ -n $GPU ]] || echo "COMPOSE_FILE=docker-compose.yml:docker/compose.cpu.yml"
@@ -41,6 +42,9 @@ sys.exit(importlib.util.find_spec("torch") and "the image has torch")'
 }
 worker_image() { not_root "$WORKER_IMAGE"; }
 not_root() { [[ $(docker run --rm "$1" id -u) != 0 ]] || wrong "$1 runs as root"; }
+
+# What is waited for shows as it changes.
+be_ready() { ask ready 300 2> >(sed 's/^/           /' >&3); }
 
 one_port() {
     local ports
@@ -148,20 +152,25 @@ go_on() {
 
 restart_api() {
     compose restart api
-    ask ready 300
+    be_ready
     download
 }
 
 down_and_up() {
     compose down --timeout 60
     compose up --detach --no-build
-    ask ready 300
+    be_ready
     download
 }
 
 run_demo() {
     compose run --rm demo --quick >&2
     [[ -s $SITE/tid-demo/report.json ]] || wrong "the demo left no report"
+}
+
+watch() {
+    compose --profile monitoring up --detach --no-build prometheus
+    ask scraped "http://127.0.0.1:$PROMETHEUS_PORT" 120
 }
 
 # Passwords and secret keys are 64 hexadecimal digits, in each of the files that hold them.
@@ -179,7 +188,7 @@ secrets_stay() {
 
 tear_down() {
     local left
-    compose down --volumes --timeout 60
+    compose --profile '*' down --volumes --timeout 60
     left=$(containers && docker volume ls --quiet --filter "$LABEL" && docker network ls --quiet --filter "$LABEL")
     [[ -z $left ]] || wrong "left: $left"
 }
