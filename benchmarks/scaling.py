@@ -1,6 +1,6 @@
 """Many workers on one PostgreSQL of this machine: how late their heartbeats and reports are, and what they cost it.
 
-    uv run python benchmarks/scaling.py [--workers 10 100 1000] [--seconds 30] [--way wire]
+    uv run python -m benchmarks.scaling [--workers 10 100 1000] [--seconds 30] [--way wire]
     uv run python -m benchmarks.crowd.sizes
 
 Each worker has a job and writes what a real one writes: its own row once in TID_HEARTBEAT_SECONDS, over a connection of
@@ -13,14 +13,17 @@ times `--threads` of them write at the same time.
   --way wire    the statements that this code sends, noted once and sent for all (benchmarks/crowd/wire.py): PostgreSQL
                 has the same to do, the writers a quarter. For more workers than this machine could run.
 
-A beat or report that is late moves its worker's next one, and a late report is a fuller one, as with real workers.
+A beat or report that is late moves its worker's next one. By a worker's code a late report is a fuller one, as a real
+one is; by wire it has the points of one log.
 """
 
 import argparse
 import heapq
 import multiprocessing
 import os
+import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -244,6 +247,7 @@ def main() -> None:
     parser.add_argument("--way", choices=["worker", "wire"], default="worker", help="whose code writes: see above")
     parser.add_argument("--sql", nargs="*", default=[], help="statements to begin with, to try another index")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or the server would stay behind
     with tempfile.TemporaryDirectory(prefix="tid-scaling-") as folder:
         for number in arguments.workers:
             measure(number, Path(folder), arguments)
