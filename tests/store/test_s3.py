@@ -52,29 +52,42 @@ def test_a_large_file_goes_in_parts_and_comes_back(
     assert s3_server.unfinished() == []
 
 
-class Torn(OSError):
-    """The disk of the source gives no more."""
+class Halting:
+    """A file; before its third part is read, something happens."""
+
+    def __init__(self, file: Any, happens: Callable[[], None]) -> None:
+        self.file, self.happens = file, happens
+
+    def read(self, size: int = -1) -> bytes:
+        if self.file.tell() > 2 * PART:
+            self.happens()
+        return bytes(self.file.read(size))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.fixture
+def halt(monkeypatch: pytest.MonkeyPatch) -> Callable[[S3Artifacts, Callable[[], None]], None]:
+    """Let something happen in the middle of a put."""
+
+    def halt(artifacts: S3Artifacts, happens: Callable[[], None]) -> None:
+        send: Callable[..., Any] = artifacts._send
+        monkeypatch.setattr(artifacts, "_send", lambda key, file, *rest: send(key, Halting(file, happens), *rest))
+
+    return halt
 
 
 def test_a_put_that_breaks_off_leaves_neither_a_file_nor_parts(
-    artifacts: S3Artifacts, big: Path, monkeypatch: pytest.MonkeyPatch, s3_server: S3Server
+    artifacts: S3Artifacts, big: Path, halt: Callable[..., None], s3_server: S3Server
 ) -> None:
-    send: Callable[..., Any] = artifacts._send
+    def fail() -> None:
+        while not s3_server.unfinished():
+            pass
+        raise OSError(errno.EIO, "the disk gives no more")
 
-    class Breaking:
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def read(self, size: int = -1) -> bytes:
-            if self.file.tell() > 2 * PART:
-                raise Torn(errno.EIO, "Input/output error")
-            return bytes(self.file.read(size))
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-    monkeypatch.setattr(artifacts, "_send", lambda key, file, *rest: send(key, Breaking(file), *rest))
-    with pytest.raises(OSError, match="Input/output error"):
+    halt(artifacts, fail)
+    with pytest.raises(OSError, match="the disk gives no more"):
         artifacts.put("jobs/a/big.pt", big)
     assert artifacts.size("jobs/a/big.pt") is None
     assert list(artifacts.listing()) == []
@@ -190,32 +203,20 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 def test_a_server_that_is_killed_in_the_middle_has_nothing_half_and_takes_it_the_next_time(
-    mortal: S3Server, tmp_path: Path, big: Path, monkeypatch: pytest.MonkeyPatch
+    mortal: S3Server, tmp_path: Path, big: Path, halt: Callable[..., None]
 ) -> None:
     settings = mortal.settings(tmp_path, "x")
     artifacts = S3Artifacts.of(settings, settings.artifacts, part_bytes=PART)
     artifacts.put("jobs/a/before.pt", big)
     half_way, go_on = threading.Event(), threading.Event()
-    send = artifacts._send
 
-    class Slow:
-        """A file whose second half is read once the server is dead."""
+    def wait() -> None:
+        while not half_way.is_set() and not mortal.unfinished():
+            pass
+        half_way.set()
+        go_on.wait()
 
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def read(self, size: int = -1) -> bytes:
-            if self.file.tell() > 2 * PART and not half_way.is_set():
-                while not mortal.unfinished():
-                    pass
-                half_way.set()
-                go_on.wait()
-            return bytes(self.file.read(size))
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-    monkeypatch.setattr(artifacts, "_send", lambda key, file, *rest: send(key, Slow(file), *rest))
+    halt(artifacts, wait)
     failures: list[OSError] = []
 
     def put() -> None:
