@@ -4,7 +4,7 @@ ask.py ready SECONDS                       until GET /readyz agrees and a worker
 ask.py submit NAME EPOCHS [TEACHER]        a job, distilled by TID from that job's best; prints its id
 ask.py until JOB STATE SECONDS             until the job is in this state; any other end is a failure
 ask.py trains JOB ATTEMPT STEPS SECONDS    until this attempt has gone so many steps beyond where it began
-ask.py attempts JOB                        one line for each: number, outcome, reason, first step, last step
+ask.py attempts JOB                        one line for each: how it ended, from which step to which
 ask.py sum JOB                             sha256 of the best student, as its row says
 ask.py scraped URL SECONDS                 until the Prometheus there has read the API's figures
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from api.schemas import TERMINAL_STATES, Attempt
+from api.schemas import TERMINAL_STATES
 from client.client import Client
 from client.console import say
 from client.errors import ClientError
@@ -91,11 +91,9 @@ def trains(client: Client, job_id: str, number: str, steps: str, seconds: str) -
 
 def attempts(client: Client, job_id: str) -> None:
     for one in client.attempts(job_id):
-        say(_line(one))
-
-
-def _line(one: Attempt) -> str:
-    return f"{one.number} {one.outcome or 'running'} {one.reason or '-'} {one.resumed_from_step} {one.last_step}"
+        reason = f" ({one.reason})" if one.reason else ""
+        end = f" to {one.last_step}" if one.ended_at else ""
+        say(f"attempt {one.number} {one.outcome or 'runs'}{reason}: from step {one.resumed_from_step}{end}")
 
 
 def digest(client: Client, job_id: str) -> None:

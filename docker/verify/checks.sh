@@ -85,8 +85,8 @@ survive_kill() {
     ask "until" "$job" succeeded 900
     ask attempts "$job" >"$WORK/attempts"
     [[ $(look worker '{{.RestartCount}}') -ge 1 ]] || wrong "Docker has not restarted the worker"
-    grep -qE '^1 (lost|crashed) ' "$WORK/attempts" || wrong "the first attempt was not lost: $(cat "$WORK/attempts")"
-    grep -qE '^2 succeeded - [1-9]' "$WORK/attempts" || wrong "the second did not go on: $(cat "$WORK/attempts")"
+    grep -qE '^attempt 1 lost ' "$WORK/attempts" || wrong "the first attempt was not lost: $(cat "$WORK/attempts")"
+    grep -qE '^attempt 2 succeeded: from step [1-9]' "$WORK/attempts" || wrong "the second did not go on: $(cat "$WORK/attempts")"
     cat "$WORK/attempts"
 }
 
@@ -136,7 +136,7 @@ drain() {
     [[ $code == 0 ]] || wrong "the worker ended with code $code"
     ask "until" "$job" queued 30
     ask attempts "$job" >"$WORK/attempts"
-    grep -qE '^1 handed_back worker_stopped 0 [1-9]' "$WORK/attempts" || wrong "attempts: $(cat "$WORK/attempts")"
+    grep -qE '^attempt 1 handed_back \(worker_stopped\): from step 0 to [1-9]' "$WORK/attempts" || wrong "attempts: $(cat "$WORK/attempts")"
     echo "exit code 0 after $((SECONDS - began)) s"
 }
 
@@ -145,7 +145,7 @@ go_on() {
     job=$(cat "$WORK/long")
     compose start worker
     ask trains "$job" 2 5 600
-    ask attempts "$job" | grep -E '^2 running - [1-9]' || wrong "the second attempt began anew"
+    ask attempts "$job" | grep -E '^attempt 2 runs: from step [1-9]' || wrong "the second attempt began anew"
     tid cancel "$job" >&2
     ask "until" "$job" cancelled 60
 }
