@@ -5,7 +5,7 @@
     python -m tid_core.run PLAN.json --rank-in DIR --parent-pid P    one rank of a run in several processes
 
 Where `resources.gpus` asks for several and the host has them, either of the first two starts the ranks by torchrun and
-goes on as their launcher (tid_core.training.launcher).
+goes on as their launcher (tid_core.training.launcher); so it does where the plan names a node among several machines.
 
 Exit codes: 0 succeeded, 75 stopped with its state saved (SIGTERM), 1 failed. Stdout and stderr are the log.
 """

@@ -7,6 +7,9 @@
 
 Ranks inherit nothing but standard output: torchrun closes descriptors and gives each a session of its own. So they meet
 the launcher in FOLDER, and ask the kernel to be killed when the launcher ends.
+
+Where several machines train a job, each has such a launcher (`plan.node`); only that of node 0 has a rank that speaks.
+They meet before their ranks do (tid_core.training.nodes).
 """
 
 import logging
