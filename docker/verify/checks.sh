@@ -15,10 +15,10 @@ set_up() {
     } >>"$SITE/.env"
 }
 
-# Compose wants BuildKit; an engine without its plugin builds the same by hand.
+# Compose builds by BuildKit alone; where its plugin is missing or old, the engine builds the same.
 build() {
     local part image
-    if docker buildx version >/dev/null 2>&1; then
+    if version_at_least 0.17 "$(docker buildx version 2>/dev/null | sed -n 's/.* v\([0-9.]*\).*/\1/p')"; then
         BUILD_NETWORK=host compose build api worker
     else
         for part in api worker; do
