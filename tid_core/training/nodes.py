@@ -77,10 +77,10 @@ def met(node: NodePlan, spec: JobSpec, should_stop: Callable[[], bool]) -> Itera
         if time.monotonic() > deadline:
             raise TrainingFailure(RANK_LOST, f"not all of {node.count} nodes came to {node.host}:{node.port}")
         time.sleep(_LOOK_SECONDS)
-    yield _agree(spec, [json.loads(store.get(name))["gpus"] for name in names])
+    yield agree(spec, [json.loads(store.get(name))["gpus"] for name in names])
 
 
-def _agree(spec: JobSpec, gpus: list[int]) -> Agreed:
+def agree(spec: JobSpec, gpus: list[int]) -> Agreed:
     """A rank for each GPU that is asked for and that the poorest node has, but only as many as share a batch evenly."""
     training, wanted = spec.training, max(1, spec.resources.gpus)
     fewest = min(gpus)

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from tests.tid_core.training.conftest import Outcome, read_series
 from tid_core.events import Event
 from tid_core.plan import NodePlan, RunPlan
+from tid_core.spec import JobSpec
 from tid_core.training import launcher
-from tid_core.training.nodes import interface_of
+from tid_core.training.nodes import agree, interface_of
 
 STEPS = {"epochs": 2, "log_every_steps": 1, "lr": 0.001}
 COMMON: dict[str, Any] = {
@@ -67,6 +68,28 @@ def test_two_nodes_train_as_one_and_what_they_stopped_at_one_goes_on_with(make_p
     students = [load_file(each.of("checkpoint")[-1].files["safetensors"]) for each in (alone, rest)]
     for name, value in students[0].items():
         assert (value - students[1][name]).abs().max() < 1e-6, name
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "on_nodes", "ranks", "on_cpu", "told"),
+    [
+        (2, "auto", [2, 4], 2, False, None),
+        (4, "auto", [4, 2], 2, False, "the nodes have [4, 2], and the run uses 2 of each"),
+        (4, "auto", [3, 3], 2, False, "2 of each"),  # three would not share the batch of 8 evenly
+        (1, "auto", [1, 0], 1, True, "the run uses the CPUs"),
+        (0, "auto", [1, 1], 1, True, None),
+        (4, "cpu", [0, 0], 4, True, None),
+        (2, "cuda", [2, 0], 1, False, "1 of each"),  # and says on that node what it lacks
+    ],
+)
+def test_all_nodes_use_as_much_as_the_poorest_has(gpus, device, on_nodes, ranks, on_cpu, told):
+    content = {"student": {"detector": "fcos_conv5_tiny"}, "dataset": "d", "resources": {"gpus": gpus, "nodes": 2}}
+    spec = JobSpec.model_validate({**content, "training": {"batch_size": 8, "device": device}})
+    agreed = agree(spec, on_nodes)
+    assert (agreed.ranks, agreed.on_cpu) == (ranks, on_cpu)
+    warning = agreed.fewer(spec)
+    assert (warning is None) == (told is None)
+    assert warning is None or told in warning.detail
 
 
 def test_every_address_of_loopback_is_that_of_its_interface():
