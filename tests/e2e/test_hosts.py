@@ -3,7 +3,9 @@
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +54,36 @@ class Watched:
         self.site = site
         self.id = site.client.submit({**SPEC, "name": name, "resources": {"queue": queue}}).id
 
-    def wait_until_saved(self, attempt: int) -> None:
-        saved = select(ResumeState.step).where(ResumeState.job_id == self.id, ResumeState.attempt == attempt)
-        self.site.wait_for(lambda: self.site.look(saved))
-
     def worker(self, attempt: int) -> str:
-        return str(
-            self.site.look(select(Attempt.worker_id).where(Attempt.job_id == self.id, Attempt.number == attempt))
-        )
+        """Waits until there is such an attempt."""
+        whose = select(Attempt.worker_id).where(Attempt.job_id == self.id, Attempt.number == attempt)
+        return str(self.site.wait_for(lambda: self.site.look(whose)))
 
     def scratch(self, attempt: int) -> Path:
         return self.site.home(self.worker(attempt)) / "work" / self.id / f"attempt-{attempt}"
 
-    def training(self, attempt: int) -> int:
-        return processes.training(self.scratch(attempt))
+    def freeze(self, attempt: int) -> int:
+        """Halt the training as soon as there is one; returns its process."""
+        scratch = self.scratch(attempt)
+        while True:
+            with suppress(LookupError):
+                training = processes.training(scratch)
+                os.kill(training, signal.SIGSTOP)
+                return training
+            time.sleep(0.05)
 
-    def steps_here(self, attempt: int) -> list[str]:
-        """The states that an attempt has saved on its own disk."""
-        return sorted(path.name for path in (self.scratch(attempt) / "out" / "resume").glob("step-????????"))
+    def thaw_until_saved(self, training: int, attempt: int) -> None:
+        """Let it go on until another state of it lies on the disk of its host."""
+        folder = self.scratch(attempt) / "out" / "resume"
+        before = set(folder.glob("step-????????"))
+        os.kill(training, signal.SIGCONT)
+        while set(folder.glob("step-????????")) <= before:
+            time.sleep(0.005)
+        os.kill(training, signal.SIGSTOP)
+
+    def wait_until_recorded(self, attempt: int) -> None:
+        saved = select(ResumeState.step).where(ResumeState.job_id == self.id, ResumeState.attempt == attempt)
+        self.site.wait_for(lambda: self.site.look(saved))
 
     def recorded(self, attempt: int) -> list[Any]:
         """Everything that an attempt has written into the database."""
@@ -104,27 +118,26 @@ def test_a_job_leaves_a_host_that_is_cut_off_and_nothing_of_it_counts_when_it_co
     parked, lost = Watched(site, "parked", "nobody"), hosts[3]
     locked = select(Job.id).where(Job.id == parked.id).with_for_update(skip_locked=True)
     job = Watched(site, "moves")
-    job.wait_until_saved(1)
-    first, training = job.worker(1), job.training(1)
+    first, training = job.worker(1), job.freeze(1)
+    for _ in range(2):  # between the two it tells of the first
+        job.thaw_until_saved(training, 1)
+    job.wait_until_recorded(1)
     with lost.inside():
         silent = Database(site.url).writer()
         assert silent.scalar(locked) == parked.id
     lost.cut()
     site.workers[first].cut()
-    before = job.steps_here(1)
-    site.wait_for(lambda: job.steps_here(1)[-1:] > before[-1:])  # it goes on, and nobody hears of it
-    os.kill(training, signal.SIGSTOP)  # so that it is still there later
+    job.thaw_until_saved(training, 1)  # it goes on, and nobody hears of it; frozen, it is still there later
     site.kill("valkey")  # and with it what the host would listen to
 
-    job.wait_until_saved(2)
-    os.kill(job.training(2), signal.SIGSTOP)
+    successor = job.freeze(2)
     written, scratch = job.recorded(1), job.scratch(1)
     site.workers[first].heal()
     os.kill(training, signal.SIGCONT)
     site.wait_for(lambda: not scratch.exists() and processes.gone(training))
-    assert [row for row in job.recorded(1) if row not in written] == []
-    assert site.client.job(job.id).state == "running"
-    os.kill(job.training(2), signal.SIGCONT)
+    assert job.recorded(1) == written
+    assert site.look(select(Job.attempt).where(Job.id == job.id, Job.lease_token.is_not(None))) == 2
+    os.kill(successor, signal.SIGCONT)
     job.wait_until_succeeded()
     attempts = site.client.attempts(job.id)
     assert [(one.outcome, one.reason) for one in attempts] == [("lost", "worker_lost"), ("succeeded", None)]
@@ -150,8 +163,14 @@ def test_a_job_leaves_a_host_that_is_cut_off_and_nothing_of_it_counts_when_it_co
 
 def test_two_hosts_train_one_job_and_it_goes_on_after_one_was_cut_off(site: Site) -> None:
     job_id = site.client.submit({**tiny(3), "name": "together", "resources": {"nodes": 2}}).id
+    beside = str(site.wait_for(lambda: site.look(select(Seat.worker_id).where(Seat.job_id == job_id))))
+    owner = site.look(select(Attempt.worker_id).where(Attempt.job_id == job_id))
+    scratch = site.home(owner) / "work" / job_id / "attempt-1"
+    while not list((scratch / "out" / "resume").glob("step-????????")):
+        time.sleep(0.005)
+    ranks = [one for one in processes.tree(processes.training(scratch)) if "--rank-in" in one.command]
+    processes.send(signal.SIGSTOP, [one.pid for one in ranks])  # or it might reach its end before the cut
     site.wait_for(lambda: site.look(select(ResumeState.step).where(ResumeState.job_id == job_id)))
-    beside = site.look(select(Seat.worker_id).where(Seat.job_id == job_id))
     site.workers[beside].cut()
 
     def reason() -> str | None:
