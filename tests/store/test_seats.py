@@ -1,4 +1,4 @@
-"""Jobs that several workers train together: begun only when enough are idle, in order, and each seat is one worker's."""
+"""Jobs that several workers train together: begun once enough are idle, in order, and each seat is one worker's."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
