@@ -84,17 +84,17 @@ def test_attempts_that_begin_at_once_make_one_copy(host: Host) -> None:
 def test_what_a_killed_worker_left_is_made_anew(host: Host) -> None:
     dataset = host.upload()
     code = f"""
-import os, signal, threading
+import os, signal
 from pathlib import Path
+from store.uploads import archives
 from tests.worker.test_dataset_copies import Host
 from worker.dataset_copies import Uploaded
-host = Host(Path({str(host.settings.home)!r}))
-class Dies(list):
-    def append(self, line):
-        (host.settings.home / "cache" / "datasets" / {dataset.id!r} / "half").write_bytes(b"")
-        os.kill(os.getpid(), signal.SIGKILL)
-host.said = Dies()
-host.attempt().hold(Uploaded(*{tuple(dataset.__dict__.values())!r}))
+def begins_and_dies(archive, out, *_):
+    out.with_name(".data.partial").mkdir()
+    (out.parent / "half").write_bytes(b"")
+    os.kill(os.getpid(), signal.SIGKILL)
+archives.unpack = begins_and_dies
+Host(Path({str(host.settings.home)!r})).attempt().hold(Uploaded(*{tuple(dataset.__dict__.values())!r}))
 """
     killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
     assert killed.returncode == -signal.SIGKILL
