@@ -15,9 +15,9 @@ from api.gate.access import MAX_HEAD_BYTES
 from api.listening import CannotListen, refuse_taken
 from api.serving import Server
 from store.errors import DatabaseUnfit
-from store.upkeep.misspelt import misspelt
 from store.monitoring import log_lines
 from store.settings import Settings, SettingsError, load_settings
+from store.upkeep.misspelt import misspelt
 from store.upkeep.preparing import NotMigrated, prepare_database
 from store.upkeep.reaching import reach_artifacts
 from store.upkeep.starting import await_database, told

@@ -393,7 +393,9 @@ class Dataset(Out):
     name: str
     state: Literal["uploading", "validating", "ready", "invalid"]
     source: Literal["folder", "archive"]
-    root: str | None = Field(description="Its folder on the server; null where it is not unpacked (yet), and with artifacts in S3.")
+    root: str | None = Field(
+        description="Its folder on the server; null where it is not unpacked (yet), and with artifacts in S3."
+    )
     bytes: int | None = Field(description="Size of the archive.")
     options: DatasetOptions
     progress: DatasetProgress | None = Field(description="How far the present state is; null where nothing is done.")

@@ -71,8 +71,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
          "ended_at": T0 + 8, "outcome": "succeeded", "resumed_from_step": 0, "last_step": 9},
     ],
     "seats": [
-        {"job_id": RUNS, "attempt": 1, "node": 1, "host": "10.0.0.1", "port": 29500, "worker_id": "v", "token": "9" * 32,
-         "lease_expires_at": T0 * 2, "last_rung_at": T0},
+        {"job_id": RUNS, "attempt": 1, "node": 1, "host": "10.0.0.1", "port": 29500, "worker_id": "v",
+         "token": "9" * 32, "lease_expires_at": T0 * 2, "last_rung_at": T0},
     ],
     "metrics": [
         {"job_id": RUNS, "name": name, "step": step, "value": step / 3, "epoch": 1, "attempt": 1, "at": T0 + step,
