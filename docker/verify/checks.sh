@@ -15,22 +15,20 @@ set_up() {
     } >>"$SITE/.env"
 }
 
-# Compose builds by BuildKit alone; where its plugin is missing or old, the engine builds the same.
+# By BuildKit where its plugin is new enough for Compose, else by the engine's own builder. That one gets the host's
+# network, without which it reaches nothing where the engine may not set up any (`dockerd --iptables=false`).
 build() {
-    local part image
-    if version_at_least 0.17 "$(docker buildx version 2>/dev/null | sed -n 's/.* v\([0-9.]*\).*/\1/p')"; then
-        BUILD_NETWORK=host compose build api worker
-    else
-        for part in api worker; do
-            docker build --network host --file "$SITE/docker/$part.Dockerfile" --tag "tid-$part:verify" \
-                --build-arg PYTHON_IMAGE="$(setting PYTHON_IMAGE)" "$SITE" >&2
-        done
-    fi
+    local image
+    has_buildkit || export DOCKER_BUILDKIT=0 BUILD_NETWORK=host
+    compose build api worker >&2
     for image in "$API_IMAGE" "$WORKER_IMAGE"; do
         echo "$image $(megabytes "$image") MB"
     done
 }
-setting() { sed -n "s/^$1=//p" "$SITE/.env" | tail -n 1; }
+has_buildkit() {
+    [[ ${DOCKER_BUILDKIT:-1} != 0 ]] &&
+        version_at_least 0.17 "$(docker buildx version 2>/dev/null | sed -n 's/.* v\([0-9.]*\).*/\1/p')"
+}
 megabytes() { echo $(($(docker image inspect --format '{{.Size}}' "$1") / 1000000)); }
 
 api_image() {
@@ -41,7 +39,7 @@ sys.exit(importlib.util.find_spec("torch") and "the image has torch")'
     not_root "$API_IMAGE"
 }
 worker_image() { not_root "$WORKER_IMAGE"; }
-not_root() { [[ $(docker run --rm "$1" id -u) != 0 ]] || wrong "$1 runs as root"; }
+not_root() { [[ $(docker run --rm "$1" id -u) =~ ^[1-9] ]] || wrong "$1 runs as root"; }
 
 # What is waited for shows as it changes.
 be_ready() { ask ready 300 2> >(sed 's/^/           /' >&3); }
@@ -61,7 +59,8 @@ read_only() {
     containers | xargs docker inspect --format '{{.Name}} {{.HostConfig.ReadonlyRootfs}}' >"$WORK/read-only"
     ! grep -v ' true$' "$WORK/read-only" >&2 || wrong "these can write to their root file system"
     for service in api worker; do
-        ! compose exec -T "$service" touch /opt/tid/written || wrong "$service could write to /opt/tid"
+        ! compose exec -T "$service" touch /opt/tid/written 2>"$WORK/refusal" || wrong "$service could write to /opt/tid"
+        grep -q 'Read-only file system' "$WORK/refusal" || wrong "$service: $(cat "$WORK/refusal")"
     done
     echo "$(wc -l <"$WORK/read-only") containers"
 }
@@ -176,6 +175,7 @@ watch() {
 # Passwords and secret keys are 64 hexadecimal digits, in each of the files that hold them.
 secrets_stay() {
     grep -ohE '[0-9a-f]{64}' "$SITE"/docker/secrets/* | sort -u >"$WORK/patterns"
+    [[ -s $WORK/patterns ]] || wrong "docker/secrets holds no secret"
     {
         containers | xargs docker inspect
         compose logs --no-color
