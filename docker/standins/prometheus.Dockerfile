@@ -5,7 +5,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends prometheus wget \
     && rm -rf /var/lib/apt/lists/* \
     && install --directory --owner nobody --group nogroup /prometheus
-USER nobody
+USER 65534:65534
 WORKDIR /prometheus
 VOLUME /prometheus
 EXPOSE 9090
