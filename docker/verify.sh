@@ -11,6 +11,7 @@
 #
 # Exit codes: 0 proved, 1 not, 77 skipped, with the reason, where Docker or something else is missing.
 set -euo pipefail
+umask 022 # containers of other accounts read what is shared with them
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 STANDINS='' GPU='' KEEP='' CHECK=''
@@ -65,12 +66,13 @@ step "the API's image is small, without PyTorch, and not root's" api_image
 step "neither is the worker's" worker_image
 step "docker compose up" compose up --detach --no-build --quiet-pull
 step "everything is ready, and a worker is online" be_ready
+[[ -z $GPU ]] || step "the worker sees the GPUs" compose exec -T worker nvidia-smi --list-gpus
 step "only the API has a port on this host" one_port
 step "no container can write to its root file system" read_only
 step "a dataset is sent and looked through" send_dataset
 step "a teacher is trained" train_teacher
 step "a student trains on, from a saved state, after its worker's container was killed" survive_kill
-step "it has the bits of one that was not interrupted" compare_with_twin
+[[ -n $GPU ]] || step "it has the bits of one that was not interrupted" compare_with_twin
 step "it arrives with the sha256 that its row and its header state" download
 step "the lines of its model card load it, every key, in the worker's image" load_student
 step "SIGTERM: the worker ends in time, and hands its job back with a state" drain

@@ -163,7 +163,7 @@ down_and_up() {
 }
 
 run_demo() {
-    compose run --rm demo --quick >&2
+    compose run --rm -T demo --quick >&2
     [[ -s $SITE/tid-demo/report.json ]] || wrong "the demo left no report"
 }
 

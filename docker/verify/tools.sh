@@ -43,6 +43,7 @@ prerequisites() {
     version_at_least 20.10 "$why" || skip "the Docker engine is $why; 20.10 or later is needed"
     find_compose
     [[ $(free_gib) -ge $LEAST_GIB ]] || skip "$(free_gib) GiB are free for images; $LEAST_GIB are needed"
+    [[ -z $GPU ]] || command -v nvidia-smi >/dev/null || skip "--gpu needs a GPU, and NVIDIA's driver"
     if [[ -n $STANDINS ]]; then
         [[ $(id -u) == 0 ]] || skip "--standins makes a root file system, so it needs root"
         command -v debootstrap >/dev/null || skip "--standins needs debootstrap"
