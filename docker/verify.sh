@@ -47,8 +47,13 @@ exec 3>&1
 finish() {
     local code=$?
     trap - EXIT
+    trap '' INT TERM
     exec >&3 2>&3 # a step that fails leaves them redirected
-    [[ $code == 0 ]] || failed
+    case $code in
+        0) ;;
+        130) echo "interrupted; taking everything down" ;;
+        *) failed ;;
+    esac
     if [[ -n $KEEP ]]; then
         echo "kept: cd $SITE && ${COMPOSE[*]} --project-name $PROJECT ps; the API is at http://127.0.0.1:$PORT"
     else
