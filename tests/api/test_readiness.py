@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -129,10 +130,17 @@ def test_little_room_is_a_warning(sqlite_url: str, tmp_path: Path) -> None:
     assert "tid gc" in found["artifacts"]["remedy"]
 
 
+def has_looked(database: Database) -> bool:
+    with database.read() as session:
+        return session.get(Lease, LEASE) is not None
+
+
 def test_a_worker_that_is_online_and_a_reaper_that_is_not(
     client: TestClient, database: Database, settings: Settings
 ) -> None:
     long_ago = datetime.now(UTC) - timedelta(seconds=20 * settings.reaper_seconds)
+    while not has_looked(database):  # this process, once: it would take a lease that has run out
+        time.sleep(0.01)
     with database.write() as session:
         workers.register("w", hostname="host", pid=1, queues=["default"], device={}, session=session)
         leases.acquire(LEASE, "of-another", seconds=1.0, session=session)

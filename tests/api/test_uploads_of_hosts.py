@@ -89,7 +89,8 @@ def test_another_host_looks_through_it_and_neither_keeps_anything(
         dataset = settled(b, "pets")
         assert (dataset["state"], dataset["root"], dataset["classes"]) == ("ready", None, ["cat", "dog"])
         assert row_of(received, host("b")).root == f"{folder_key(received)}/{stored}"
-        assert left(host("b")) == []
+        while left(host("b")):  # the folder of the index goes once the row is written
+            pass
         assert "of-a-killed-process/facts.json" not in names(artifacts, received)
         assert b.get("/datasets/pets/sample").status_code == 200
         with running(host("a")):  # sweeps when it starts
