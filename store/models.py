@@ -147,7 +147,8 @@ class Job(Base):
         Index("ix_jobs_list", "created_at", "id", "state", "method", "queue", "sweep_id", "name"),
         Index(None, "created_by", "state"),
         Index("ix_jobs_several", "state", "queue", sqlite_where=text("nodes > 1"), postgresql_where=text("nodes > 1")),
-        Index("ix_jobs_lease", "lease_expires_at", sqlite_where=text("lease_token IS NOT NULL"),
+        # Not on what each renewal of a lease changes: PostgreSQL would write into every index of the table.
+        Index("ix_jobs_owned", "worker_id", sqlite_where=text("lease_token IS NOT NULL"),
               postgresql_where=text("lease_token IS NOT NULL")),
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The guard: a transaction locks and writes the row of its job once, and never longer than it holds it."""
 
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import event, text, update
 
 from store import claims, logs, metrics
 from store.errors import LeaseLost
@@ -25,6 +25,18 @@ def test_a_report_writes_the_row_of_its_job_twice(world, running):
         logs.append(running, "a line\n", cap_bytes=4096, session=session)
     assert [("lease_expires_at" in write, "step" in write) for write in writes] == [(True, False), (False, True)]
     assert world.job(running.job_id).step == 7
+
+
+def test_a_report_writes_into_no_index(world, running):
+    if world.database.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite keeps no count of it")
+    counts = text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'jobs'")
+    with world.database.write() as session:
+        before = session.execute(counts).one()  # of what this connection has not told the server yet
+        claims.renew(running, lease_seconds=20, session=session)
+        claims.record_progress(running, step=7, epoch=1, eta_seconds=None, progress={}, session=session)
+        after = session.execute(counts).one()
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 2]
 
 
 def test_whoever_let_go_writes_no_more_in_the_same_transaction(world, running):
