@@ -42,6 +42,7 @@ make_secrets() {
 make_env() {
     if [ ! -e .env ]; then
         cp .env.example .env
+        printf '\nWORKER_HOST=%s\n' "$(uname -n)" >>.env
         echo "made .env"
     fi
     # The results of the demo shall belong to whoever runs this; a root account needs no help.
