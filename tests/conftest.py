@@ -27,6 +27,7 @@ TEMPLATE = "tid_template"
 LONGEST = (
     "e2e/test_demo.py",
     "e2e/test_hosts.py",
+    "e2e/test_hosts.py",
     "worker/test_supervisor.py",
     "tid_core/training/test_ranks_ends.py",
     "faults/test_faults.py",
