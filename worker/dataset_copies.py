@@ -171,9 +171,9 @@ def forget_unknown(home: Path, database: Database) -> None:
 
 
 def delete(folder: Path) -> int:
-    """Delete a copy; returns its bytes, 0 where somebody uses it."""
+    """Delete a copy; returns its bytes, 0 where somebody uses it or has deleted it just now."""
     with _open_lock(folder.parent, folder.name) as lock:
-        if not _take(lock, fcntl.LOCK_EX):
+        if not _take(lock, fcntl.LOCK_EX) or not folder.is_dir():
             return 0
         size, doomed = size_of(folder), folder.with_name(f"{folder.name}{_DELETED}")
         folder.rename(doomed)

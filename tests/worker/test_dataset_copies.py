@@ -23,7 +23,7 @@ from store.states import State
 from store.uploads.archives import archive_key
 from store.uploads.packing import pack
 from tid_core.events import TrainingFailure
-from worker.dataset_copies import Abandoned, DatasetCopies, Uploaded, folder_of, forget_unknown
+from worker.dataset_copies import Abandoned, DatasetCopies, Uploaded, delete, folder_of, forget_unknown
 from worker.settings import WorkerSettings
 
 CONTENT = b"\x89PNG" + bytes(range(256)) * 400
@@ -117,6 +117,15 @@ def test_the_longest_unused_copies_go_first_and_none_in_use(host: Host) -> None:
     room = 2 * len(CONTENT) + 2 * new.num_bytes  # for two copies, and an archive with its content
     host.attempt(cache_bytes=room).hold(new)
     assert host.copies() == {used.id, newer.id, new.id}
+
+
+def test_one_that_another_worker_has_just_deleted_is_passed_over(host: Host) -> None:
+    dataset = host.upload()
+    host.attempt().hold(dataset)
+    host.close()
+    found = folder_of(host.settings.home) / dataset.id  # by two workers that look at once
+    assert delete(found) > 0
+    assert delete(found) == 0
 
 
 def test_one_that_is_larger_than_the_room_is_kept_while_it_is_used(host: Host) -> None:
