@@ -16,8 +16,8 @@ from tid_core.events import EVENT, Event
 
 PROGRAM = ("-m", "tid_core.run")
 _READ_BYTES = 1 << 16
-_SERVICE = ("TID_", "PGPASS")
-"""What the service's own variables begin with, and those in which PostgreSQL's clients look for a password."""
+_SERVICE = ("TID_", "PGPASS", "AWS_")
+"""What the service's own variables begin with, and those in which PostgreSQL and S3 are told passwords and keys."""
 
 
 @dataclass(frozen=True)

@@ -137,4 +137,4 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 def _environment() -> dict[str, str]:
     """Without the service's own settings, which hold credentials."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("TID_", "PGPASS"))}
+    return {name: value for name, value in os.environ.items() if not name.startswith(("TID_", "PGPASS", "AWS_"))}
