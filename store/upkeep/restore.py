@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -191,10 +191,10 @@ def _begin_anew(url: str, manifest: Manifest, settings: Settings, archives: Mapp
     upgrade(url)
     database = Database(url)
     try:
+        lost = _lost_states(open_artifacts(settings), database) if manifest["with_files"] else set()
         with database.write() as session:
             _void_leases(session)
-            if manifest["with_files"]:
-                _forget_lost_states(open_artifacts(settings), session)
+            _forget_states(lost, session)
             _move_uploads(Path(manifest["uploads"]), settings.uploads, archives, session)
     finally:
         database.close()
@@ -212,9 +212,16 @@ def _void_leases(session: Session) -> None:
     session.execute(delete(Lease))
 
 
-def _forget_lost_states(artifacts: ArtifactStore, session: Session) -> None:
+def _lost_states(artifacts: ArtifactStore, database: Database) -> set[str]:
+    """Their keys. A bucket is asked for each, which may take longer than a transaction may wait."""
+    with database.read() as session:
+        keys = session.scalars(select(ResumeState.key)).all()
+    return {key for key in keys if artifacts.size(f"{key}/manifest.json") is None}
+
+
+def _forget_states(keys: Collection[str], session: Session) -> None:
     for state in session.scalars(select(ResumeState)).all():
-        if artifacts.size(f"{state.key}/manifest.json") is None:
+        if state.key in keys:
             session.delete(state)
 
 

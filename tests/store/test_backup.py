@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,22 @@ def test_a_state_that_is_lost_is_told_and_not_restored(
     with database.read() as session:
         assert resume_states.keys(trained.claim.job_id, session=session) == []
     database.close()
+
+
+def test_no_transaction_waits_while_the_artifacts_are_asked(
+    trained: Trained, settings: Settings, elsewhere: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer_late(store: FolderArtifacts, key: str) -> int | None:
+        time.sleep(1.5)
+        return size(store, key)
+
+    size = FolderArtifacts.size
+    made = back_up(settings, settings.home / "copy")
+    monkeypatch.setattr(FolderArtifacts, "size", answer_late)
+    if elsewhere.database_url.startswith("postgresql"):
+        url = f"{elsewhere.database_url}&options=-cidle_in_transaction_session_timeout%3D1s"
+        elsewhere = elsewhere.model_copy(update={"database_url": url})
+    restore(elsewhere, made)
 
 
 def test_uploaded_datasets_move_with_the_home(
