@@ -232,17 +232,32 @@ def delete(name_or_id: str, *, session: Session) -> Dataset:
         NotFound: there is no such dataset.
         DatasetInUse: jobs name it.
     """
-    row = get(name_or_id, session=session)
-    named = select(Job.id).where(Job.dataset_id == row.id).order_by(Job.created_at.desc()).limit(_JOBS_NAMED)
-    if job_ids := list(session.scalars(named)):
-        raise DatasetInUse(row.name, job_ids)
+    row = unused(name_or_id, session=session)
     try:
         with session.begin_nested():
             session.execute(sql_delete(Dataset).where(Dataset.id == row.id))
     except IntegrityError:  # a job came in between
-        raise DatasetInUse(row.name, list(session.scalars(named))) from None
+        raise DatasetInUse(row.name, _jobs_of(row, session=session)) from None
     session.execute(sql_delete(Lease).where(Lease.name == _lease(row.id)))
     return row
+
+
+def unused(name_or_id: str, *, session: Session) -> Dataset:
+    """A dataset that could be deleted now.
+
+    Raises:
+        NotFound, DatasetInUse: as `delete`.
+    """
+    row = get(name_or_id, session=session)
+    if job_ids := _jobs_of(row, session=session):
+        raise DatasetInUse(row.name, job_ids)
+    return row
+
+
+def _jobs_of(row: Dataset, *, session: Session) -> list[str]:
+    """The newest that name it."""
+    named = select(Job.id).where(Job.dataset_id == row.id).order_by(Job.created_at.desc()).limit(_JOBS_NAMED)
+    return list(session.scalars(named))
 
 
 def _held(taken: Hold, *, session: Session) -> Dataset:

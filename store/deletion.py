@@ -26,13 +26,22 @@ def delete(job_id: str, *, session: Session) -> str:
         NotPossible: it has not ended.
         JobInUse: a job that has not ended learns from it, or begins with its weights.
     """
-    job = locked(job_id, session=session)
+    folder = check(locked(job_id, session=session), session=session)
+    session.execute(sql_delete(Job).where(Job.id == job_id))  # everything that belongs to it goes with it
+    return folder
+
+
+def check(job: Job, *, session: Session) -> str:
+    """Whether it could be deleted now.
+
+    Returns, raises:
+        As `delete`.
+    """
     if job.state not in ACTIONS[Action.DELETE]:
         raise NotPossible(Action.DELETE, job.id, job.state)
-    if users := _users(job_id, session=session):
-        raise JobInUse(job_id, users)
-    session.execute(sql_delete(Job).where(Job.id == job_id))  # everything that belongs to it goes with it
-    return job_key(job_id)
+    if users := _users(job.id, session=session):
+        raise JobInUse(job.id, users)
+    return job_key(job.id)
 
 
 def _users(job_id: str, *, session: Session) -> list[str]:

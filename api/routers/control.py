@@ -8,7 +8,7 @@ from api.deps import Parts, PartsDep, WriteSession
 from api.routing import Router
 from api.schemas import Job, JobPatch, RetryIn
 from api.views import job_full
-from store import control, deletion
+from store import control, deletion, jobs
 from store.control import Asked
 
 log = logging.getLogger("api")
@@ -71,10 +71,13 @@ def delete(job_id: str, parts: PartsDep) -> None:
     Its baseline twin and the jobs that it taught stay, without it. 409 where it has not ended (cancel it first), or
     where a job that has not ended needs its weights.
     """
+    with parts.database.read() as session:
+        folder = deletion.check(jobs.get(job_id, session=session), session=session)
+    # A bucket may take a minute to answer, and no transaction waits for it.
+    with suppress(OSError):  # then only `tid gc --strangers` finds what a process that is killed now leaves
+        parts.artifacts.condemn(folder)
     with parts.database.write() as session:
-        folder = deletion.delete(job_id, session=session)
-        with suppress(OSError):  # then only `tid gc --strangers` finds what a process that is killed now leaves
-            parts.artifacts.condemn(folder)
+        deletion.delete(job_id, session=session)
     _discard([folder], parts)
 
 

@@ -124,10 +124,13 @@ def sample(name_or_id: str, request: Request, parts: PartsDep, session: ReadSess
 @router.delete("/{name_or_id}", name="delete", status_code=204)
 def delete(name_or_id: str, parts: PartsDep) -> None:
     """Forget a dataset that no job names: its index, and what was uploaded. A folder of the server stays as it is."""
+    with parts.database.read() as session:
+        folder = folder_key(datasets.unused(name_or_id, session=session).id)
+    # A bucket may take a minute to answer, and no transaction waits for it.
+    with suppress(OSError):  # then only `tid gc --strangers` finds what a process that is killed now leaves
+        parts.artifacts.condemn(folder)
     with parts.database.write() as session:
         row = datasets.delete(name_or_id, session=session)
-        with suppress(OSError):  # then only `tid gc --strangers` finds what a process that is killed now leaves
-            parts.artifacts.condemn(folder_key(row.id))
     try:
         delete_files(row.id, parts.settings, parts.artifacts)
     except OSError as error:

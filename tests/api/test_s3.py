@@ -3,7 +3,9 @@
 import hashlib
 import random
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from store.db import Database, db_now
 from store.ids import new_id
 from store.models import Artifact, Checkpoint, Job
 from store.monitoring import log_lines
+from store.s3 import S3Artifacts
 from store.settings import Settings
 from tests.s3 import BUCKET, SECRET, S3Server
 from tests.wire import Wire, wire_to
@@ -111,6 +114,25 @@ def test_a_job_that_is_deleted_leaves_nothing_in_the_bucket(
         session.execute(update(Job).where(Job.id == job_id).values(state="succeeded", ended_at=db_now()))
     assert client.delete(f"/jobs/{job_id}").status_code == 204
     assert list(open_artifacts(settings).listing("jobs")) == []
+
+
+def test_nobody_waits_to_write_while_the_bucket_is_asked_about_a_deletion(
+    client: TestClient, database: Database, job_id: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_meanwhile(_store: S3Artifacts, key: str) -> None:
+        asked.append(key)
+        with closing(sqlite3.connect(str(database.engine.url.database), timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE")
+
+    asked: list[str] = []
+    monkeypatch.setattr(S3Artifacts, "condemn", write_meanwhile)
+    with database.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(state="succeeded", ended_at=db_now()))
+        dataset_id = session.get_one(Job, job_id).dataset_id
+    assert client.delete(f"/datasets/{dataset_id}").status_code == 409
+    assert client.delete(f"/jobs/{job_id}").status_code == 204
+    assert client.delete(f"/datasets/{dataset_id}").status_code == 204
+    assert asked == [f"jobs/{job_id}", f"datasets/{dataset_id}"]
 
 
 AWAY = {"s3_endpoint": "http://127.0.0.1:1"}
