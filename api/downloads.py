@@ -54,7 +54,8 @@ def file_answer(
 ) -> Response:
     """The file under the key, whose content is known to have the digest `sha256` (hex).
 
-    What is to be saved may be answered by where it is; what is to be shown comes from here, as pages demand.
+    What is to be saved may be answered by where it is; what is to be shown comes from here, as pages demand. End the
+    session before: a bucket that does not answer would otherwise take the connections of all other requests.
 
     Raises:
         ProblemError: 404 where the file is gone, 416 where the range lies outside of it, 503 where the store is away.

@@ -109,6 +109,7 @@ def sample(name_or_id: str, request: Request, parts: PartsDep, session: ReadSess
     if row.index_prefix is None:
         detail = f"the dataset {row.name!r} is {row.state}; it has a sample once it is ready"
         raise ProblemError(409, "dataset_not_ready", detail)
+    session.close()
     key, digest = f"{row.index_prefix}/sample.jpg", hashlib.sha256()
     try:
         for piece in parts.artifacts.stream(key):

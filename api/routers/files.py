@@ -74,6 +74,7 @@ def checkpoint(
     job = jobs.get(job_id, session=session)
     row = checkpoints.get(job_id, name, file_format=format, session=session)
     filename = f"{_file_stem(job.name)}-{job_id}-{name}{_SUFFIXES[format]}"
+    session.close()
     return file_answer(request, parts.artifacts, row.key, sha256=row.sha256, filename=filename)
 
 
@@ -90,6 +91,7 @@ def map_picture(job_id: str, name: str, request: Request, parts: PartsDep, sessi
     jobs.get(job_id, session=session)
     row = outputs.get(job_id, "map", name, session=session)
     place = {"sha256": row.sha256, "filename": row.name}
+    session.close()
     return file_answer(request, parts.artifacts, row.key, **place, disposition="inline")
 
 
@@ -108,6 +110,7 @@ def artifact(job_id: str, name: str, request: Request, parts: PartsDep, session:
     if not found:
         raise NotFound("artifact", name, f"of job {job_id}")
     row = found[0]
+    session.close()
     return file_answer(request, parts.artifacts, row.key, sha256=row.sha256, filename=row.name)
 
 

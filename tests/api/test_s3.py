@@ -4,6 +4,7 @@ import hashlib
 import random
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ from store import keys
 from store.artifacts import open_artifacts
 from store.db import Database, db_now
 from store.ids import new_id
-from store.models import Artifact, Checkpoint, Job
+from store.models import Artifact, Checkpoint, Dataset, Job
 from store.monitoring import log_lines
 from store.s3 import S3Artifacts
 from store.settings import Settings
@@ -133,6 +134,33 @@ def test_nobody_waits_to_write_while_the_bucket_is_asked_about_a_deletion(
     assert client.delete(f"/jobs/{job_id}").status_code == 204
     assert client.delete(f"/datasets/{dataset_id}").status_code == 204
     assert asked == [f"jobs/{job_id}", f"datasets/{dataset_id}"]
+
+
+def test_no_connection_to_the_database_waits_for_the_bucket(
+    client: TestClient, database: Database, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_store: S3Artifacts, key: str, *_part: int) -> Any:
+        deadline = time.monotonic() + 3  # threads beside this request have one for moments
+        while (held := database.engine.pool.checkedout()) and time.monotonic() < deadline:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        connections.append(held)
+        raise FileNotFoundError(key)
+
+    connections: list[int] = []
+    with database.write() as session:
+        dataset = session.get_one(Dataset, session.get_one(Job, job_id).dataset_id)
+        session.add(Artifact(kind="report", name="r", key="r", sha256="0" * 64, bytes=1, attempt=1, job_id=job_id))
+    monkeypatch.setattr(S3Artifacts, "size", answer)
+    monkeypatch.setattr(S3Artifacts, "stream", answer)
+    job = f"/jobs/{job_id}"
+    for url in (
+        f"{job}/checkpoints/best",
+        f"{job}/maps/17.png",
+        f"{job}/artifacts/r",
+        f"/datasets/{dataset.id}/sample",
+    ):
+        assert client.get(url).json()["code"] in ("file_gone", "artifacts_unavailable")
+    assert set(connections) == {0}
 
 
 AWAY = {"s3_endpoint": "http://127.0.0.1:1"}
