@@ -9,9 +9,10 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -56,6 +57,7 @@ class IndexRun:
         self._hold, self._parts, self._stopping = hold, parts, stopping
         self._place = place_of(hold.dataset_id, parts.settings)
         self._renewed = time.monotonic()
+        self._progress: Json | None = None
 
     def run(self) -> None:
         """Nothing is raised for a dataset that is invalid, was deleted, or is left to another process."""
@@ -157,21 +159,44 @@ class IndexRun:
         stored = datasets.stored_archive(row)
         # Of processes that died before they could say that their index is there. They go once it is sure that this one
         # holds the dataset: had it lost it, they might be what its successor has stored.
-        outdated = [one.name for one in artifacts.listing(folder_key(row.id)) if one.name != stored]
+        with self._kept():
+            outdated = [one.name for one in artifacts.listing(folder_key(row.id)) if one.name != stored]
         found: dict[str, Any] = {
             "facts": facts.model_dump(mode="json"),
             "classes": facts.classes,
             "index_prefix": prefix,
         }
         try:
-            for file in sorted(index.iterdir()):
-                artifacts.put(f"{prefix}/{file.name}", file)
+            with self._kept():
+                for file in sorted(index.iterdir()):
+                    artifacts.put(f"{prefix}/{file.name}", file)
             with self._parts.database.write() as session:
                 datasets.finish_ready(self._hold, root=stored or root, **found, session=session)
         except HoldLost:
             artifacts.delete(prefix)
             raise
         artifacts.discard(outdated)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Renews the lease beside what does not come back to say how far it is: a bucket may be slow."""
+        done = Event()
+
+        def renew_always() -> None:
+            while not done.wait(self._parts.settings.heartbeat_seconds):
+                try:
+                    self._renew(self._progress)
+                except Exception as error:  # whoever writes next learns it, too
+                    log.warning("dataset %s could not be kept: %s", self._hold.dataset_id, error)
+                    return
+
+        thread = Thread(target=renew_always, name="index-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def _child(self, module: str, arguments: list[str], phase: str) -> None:
         """Raises:
@@ -201,8 +226,9 @@ class IndexRun:
 
         return watch
 
-    def _renew(self, progress: Json) -> None:
+    def _renew(self, progress: Json | None) -> None:
         """A database that is away for less than the lease is waited for."""
+        self._progress = progress
         seconds = self._parts.settings.lease_seconds
         try:
             with self._parts.database.write() as session:

@@ -18,6 +18,7 @@ from sqlalchemy import update
 from api.app import create_app
 from client.machine import free_port
 from store import datasets
+from store.artifacts import FolderArtifacts
 from store.db import Database
 from store.models import Dataset
 from store.settings import Settings
@@ -168,6 +169,30 @@ def test_of_two_api_processes_one_looks_through_a_dataset(
         assert len(list((api.home / "artifacts" / "datasets").rglob("facts.json"))) == 1
     finally:
         other.end(signal.SIGTERM)
+
+
+def test_a_dataset_whose_index_is_stored_slowly_is_nobody_elses(
+    sqlite_url: str, tmp_path: Path, make_dataset: Make, settled: Settled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put_slowly(store: FolderArtifacts, key: str, source: Path) -> Any:
+        time.sleep(1.5)
+        with database.write() as session:
+            if any(taken):  # once is enough to see it
+                return put(store, key, source)
+            taken.append(datasets.hold(key.split("/")[1], "validating", seconds=1, session=session))
+        return put(store, key, source)
+
+    put, database = FolderArtifacts.put, Database(sqlite_url)
+    taken: list[Any] = []
+    monkeypatch.setattr(FolderArtifacts, "put", put_slowly)
+    root = make_dataset(tmp_path / "data" / "pets", images=2)
+    settings = Settings(home=tmp_path, database_url=sqlite_url, broker_url="redis://127.0.0.1:1/0")
+    settings = settings.model_copy(update={"lease_seconds": 1.0, "heartbeat_seconds": 0.2})
+    with TestClient(create_app(settings)) as client:
+        client.post("/datasets", json={"name": "pets", "root": str(root)})
+        assert settled(client, "pets")["state"] == "ready"
+    database.close()
+    assert set(taken) == {None}
 
 
 def test_classes_that_changed_since_an_earlier_version_of_the_service_looked(
