@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from store import leases, seats, watch, workers
 from store.db import Database, db_now
 from store.endings import try_again
-from store.models import Dataset, Job, Worker
+from store.models import Dataset, Job, Seat, Worker
 from store.placement import CHOOSY, Gpus, within
 from store.reasons import WORKER_LOST
 from store.settings import Settings
@@ -149,11 +149,13 @@ def _long_ago(ring_seconds: float) -> ColumnElement[bool]:
 
 def _shorten_leases(lease_seconds: float, *, session: Session) -> None:
     """Leases that end in a far future were written before the clock was set back: who is alive writes another."""
-    endless = (Job.lease_token.is_not(None), Job.lease_expires_at > db_now(leases.FAR * lease_seconds))
-    session.execute(
-        update(Job).where(*endless).values(lease_expires_at=db_now(lease_seconds)),
-        execution_options={"synchronize_session": False},
-    )
+    far = db_now(leases.FAR * lease_seconds)
+    of_jobs = update(Job).where(Job.lease_token.is_not(None), Job.lease_expires_at > far)
+    of_seats = update(Seat).where(Seat.token.is_not(None), Seat.lease_expires_at > far)
+    for endless in (of_jobs, of_seats):
+        session.execute(
+            endless.values(lease_expires_at=db_now(lease_seconds)), execution_options={"synchronize_session": False}
+        )
 
 
 def _expire_where(condition: ColumnElement[bool], why: str, *, session: Session) -> list[Expired]:

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from store import claims, reaper, seats, waiting, workers
-from store.db import Database
+from store.db import Database, db_now
 from store.fencing import Claim
 from store.models import Seat
 from store.reasons import NODES_MISSING, WORKER_LOST
 from store.seats import Meeting, Seated
+from store.settings import Settings
 from store.states import Outcome, State
 
 LEASE = 20.0
@@ -188,6 +189,17 @@ def test_the_owner_sees_who_fell_silent_and_who_left_and_why(world, pair):
     assert look() == (False, "out_of_memory", "8 GiB")
     assert renew(world, seated) is None
     assert take(world, "b") is None, "a seat that was left stays empty: the attempt is to end"
+
+
+def test_a_seat_whose_lease_was_written_before_the_clock_was_set_back_ends_like_any_other(world, pair, tmp_path):
+    (leader, _), settings = pair, Settings(home=tmp_path)
+    with world.database.write() as session:
+        session.execute(update(Seat).values(lease_expires_at=datetime(2100, 1, 1, tzinfo=UTC)))
+    assert reaper.reap_once(world.database, settings, token="t", ring=lambda _: None) is not None
+    with world.database.read() as session:
+        ((seat, _),) = seats.look(leader, session=session)
+        now = session.scalars(select(db_now())).one()
+    assert seat.lease_expires_at - now <= timedelta(seconds=settings.lease_seconds)
 
 
 def test_a_worker_that_begins_anew_has_left_its_seat(world, pair):
