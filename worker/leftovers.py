@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
+from store.db import Database
 from store.models import Job
 
 log = logging.getLogger("worker")
@@ -21,11 +21,12 @@ log = logging.getLogger("worker")
 _ATTEMPT = re.compile(r"attempt-(\d+)(-node-\d+)?")
 
 
-def clear(work: Path, *, session: Session) -> None:
+def clear(work: Path, database: Database) -> None:
     """Delete the folders of attempts that nobody owns; other workers may be busy in the same `work`."""
     # The folders first: one that is there now, and has no owner afterwards, will not get one.
     found = [(job, number, folder) for job in _folders(work) for number, folder in attempts(job)]
-    owned = {tuple(row) for row in session.execute(select(Job.id, Job.attempt).where(Job.lease_token.is_not(None)))}
+    with database.read() as session:
+        owned = {tuple(row) for row in session.execute(select(Job.id, Job.attempt).where(Job.lease_token.is_not(None)))}
     for job, number, folder in found:
         if (job.name, number) not in owned:
             ids = {"job_id": job.name, "attempt": number}

@@ -69,7 +69,8 @@ class Presence:
             if self._outdated or not self._heartbeat(telemetry, session):
                 self._register(session)
                 self._heartbeat(telemetry, session)
-        if self._first:
+        if self._first:  # gigabytes, perhaps, for which no transaction waits
+            leftovers.clear(self._settings.home / "work", self._database)
             dataset_copies.forget_unknown(self._settings.home, self._database)
         self._first = self._outdated = False
 
@@ -80,13 +81,12 @@ class Presence:
         return workers.heartbeat(worker_id, current_job=job_id, telemetry=telemetry, session=session)
 
     def _begin(self, session: Session) -> None:
-        """What the processes before this one left: jobs under its name, and files of attempts that are over."""
+        """What the processes before this one left under its name: jobs, and seats."""
         for expired in reaper.expire_of(self._settings.worker_id, session=session):
             log.warning(
                 "attempt %d of job %s was lost with this worker's last process", expired.attempt, expired.job_id
             )
         seats.give_up_of(self._settings.worker_id, RANK_LOST, session=session)
-        leftovers.clear(self._settings.home / "work", session=session)
         self._say()
 
     def _compare(self, telemetry: dict[str, Any]) -> None:

@@ -1,7 +1,11 @@
 """What attempts leave on a machine: it goes, and nothing else does."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from store.reaper import expire_of
 from worker import leftovers
@@ -23,9 +27,8 @@ def test_folders_go_unless_somebody_works_in_them(lite: Any) -> None:
     kept = [attempt(work, busy, 1), work / "notes"]
     (work / "notes").mkdir()
     gone = [attempt(work, busy, 0), attempt(work, idle, 1), attempt(work, "0123456789ab", 3)]
-    with lite.database.read() as session:
-        leftovers.clear(work, session=session)
-        leftovers.clear(lite.settings.home / "nothing", session=session)
+    leftovers.clear(work, lite.database)
+    leftovers.clear(lite.settings.home / "nothing", lite.database)
     assert all(folder.is_dir() for folder in kept)
     assert not any(folder.parent.exists() for folder in gone[1:])
     assert not gone[0].exists()
@@ -45,6 +48,19 @@ def test_a_worker_begins_by_tidying_up_once(lite: Any) -> None:
     assert presence.beat()
     assert lite.job(job_id).state == "starting"
     assert folder.exists()
+
+
+def test_nobody_waits_to_write_while_a_worker_tidies_up(lite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_meanwhile(folder: Path) -> None:
+        removed.append(folder)
+        with closing(sqlite3.connect(str(lite.database.engine.url.database), timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE")
+
+    removed: list[Path] = []
+    monkeypatch.setattr(leftovers, "remove", write_meanwhile)
+    folder = attempt(lite.settings.home / "work", lite.submit(), 1)
+    assert Presence(lite.settings).beat()
+    assert removed == [folder]
 
 
 def test_a_worker_that_slept_too_long_leaves_its_successor_alone(lite: Any) -> None:
