@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from sqlalchemy import delete, make_url, select, update
@@ -93,6 +93,8 @@ def verify(source: Path, manifest: Manifest) -> None:
 
 def _check_name(source: Path, name: str) -> None:
     area, _, rest = name.partition("/")
+    if ".." in PurePosixPath(name).parts:  # inside of the backup, and outside of where it goes
+        raise BackupError(f"{source} is damaged: {name} leads elsewhere")
     if area == "artifacts":
         try:
             checked_key(rest)

@@ -1,5 +1,6 @@
 """Copies of the database and its files, and what comes back."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -296,6 +297,19 @@ def test_a_damaged_backup_changes_nothing(lite: Settings, tmp_path: Path) -> Non
     (made / MANIFEST).write_text("{}")
     with pytest.raises(BackupError, match="is no backup"):
         restore(elsewhere, made)
+
+
+def test_a_backup_whose_names_lead_out_of_the_uploads_is_refused(lite: Settings, tmp_path: Path) -> None:
+    made = back_up(lite, tmp_path / "copy")
+    (made / "uploads" / "x").mkdir(parents=True)
+    (made / "chosen").write_bytes(b"")
+    manifest = json.loads((made / MANIFEST).read_text())
+    manifest["files"]["uploads/x/../../chosen"] = {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}
+    (made / MANIFEST).write_text(json.dumps(manifest))
+    elsewhere = Settings(home=tmp_path / "elsewhere")
+    with pytest.raises(BackupError, match="leads elsewhere"):
+        restore(elsewhere, made)
+    assert [path.name for path in elsewhere.home.iterdir()] == ["tid.lock"]
 
 
 def test_nothing_is_overwritten(lite: Settings, tmp_path: Path) -> None:
