@@ -15,10 +15,12 @@ from store.placement import CHOOSY, Gpus, within
 from store.reasons import WORKER_LOST
 from store.settings import Settings
 from store.states import Outcome, State
-from store.waiting import LOOKED_THROUGH
+from store.waiting import LOOKED_THROUGH, ORDER
 
 LEASE: Final = "reaper"
 LEASE_ROUNDS: Final = 5
+_MOST_RUNG: Final = 1000
+"""In one round: what is written is locked, and a claim passes over what is locked."""
 
 
 class Doorbell(NamedTuple):
@@ -91,8 +93,10 @@ def due_doorbells(idle_queues: Collection[str], *, ring_seconds: float, session:
         In queue order; now they count as announced.
     """
     unheard = and_(_long_ago(ring_seconds), Job.queue.in_(idle_queues), _looked_through())
-    due = _announce(~CHOOSY, or_(Job.last_rung_at.is_(None), unheard), session=session)
-    return [Doorbell(row.id, row.queue, row.priority) for row in due]
+    due = or_(Job.last_rung_at.is_(None), unheard)
+    rows = _queued(~CHOOSY, due, limit=_MOST_RUNG, session=session)
+    _count_as_announced([row.id for row in rows], session=session)
+    return [Doorbell(row.id, row.queue, row.priority) for row in rows]
 
 
 def due_for_some(idle: Iterable[Worker], *, ring_seconds: float, session: Session) -> list[Doorbell]:
@@ -105,12 +109,16 @@ def due_for_some(idle: Iterable[Worker], *, ring_seconds: float, session: Sessio
     kinds = {(tuple(worker.queues), Gpus.of(worker)) for worker in free}
     for_them = or_(false(), *(and_(Job.queue.in_(queues), within(*gpus)) for queues, gpus in kinds))
     due = or_(Job.last_rung_at.is_(None), _long_ago(ring_seconds))
-    rung: list[Doorbell] = []
-    for job in _announce(CHOOSY, due, for_them, _looked_through(), session=session):
+    rung: dict[str, list[Doorbell]] = {}
+    for job in _queued(CHOOSY, due, for_them, _looked_through(), session=session):
+        if not free:
+            break
         fit = [one for one in free if job.queue in one.queues and Gpus.wanted(job).fit(Gpus.of(one))][: job.nodes]
         free = [one for one in free if one not in fit]
-        rung += [Doorbell(job.id, workers.bell(one.id), job.priority) for one in fit]
-    return rung
+        if fit:
+            rung[job.id] = [Doorbell(job.id, workers.bell(one.id), job.priority) for one in fit]
+    _count_as_announced(rung, session=session)
+    return [bell for bells in rung.values() for bell in bells]
 
 
 def due_for_seats(idle: Sequence[Worker], *, ring_seconds: float, session: Session) -> list[Doorbell]:
@@ -131,12 +139,18 @@ def due_for_seats(idle: Sequence[Worker], *, ring_seconds: float, session: Sessi
     return [Doorbell(seat.job_id, workers.bell(worker.id), seat.priority) for seat, worker in rung.items()]
 
 
-def _announce(*which: ColumnElement[bool], session: Session) -> list[Any]:
-    """Of each job that now counts as announced: what a worker is found for it by; in queue order."""
-    wanted = (Job.priority, Job.created_at, Job.id, Job.queue, Job.nodes, Job.gpus_wanted, Job.min_gpu_memory_mib)
-    statement = update(Job).where(Job.state == State.QUEUED, *which).values(last_rung_at=db_now()).returning(*wanted)
-    rows = session.execute(statement, execution_options={"synchronize_session": False})
-    return sorted(rows, key=lambda row: (row.priority, row.created_at, row.id))
+def _queued(*which: ColumnElement[bool], session: Session, limit: int | None = None) -> list[Any]:
+    """Of queued jobs what a worker is found for them by, in queue order."""
+    wanted = (Job.id, Job.priority, Job.queue, Job.nodes, Job.gpus_wanted, Job.min_gpu_memory_mib)
+    statement = select(*wanted).where(Job.state == State.QUEUED, *which).order_by(*ORDER).limit(limit)
+    return list(session.execute(statement))
+
+
+def _count_as_announced(ids: Collection[str], *, session: Session) -> None:
+    session.execute(
+        update(Job).where(Job.id.in_(ids), Job.state == State.QUEUED).values(last_rung_at=db_now()),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def _looked_through() -> ColumnElement[bool]:

@@ -2,7 +2,8 @@
 
 Strictly in order: while the first of them waits for workers that are at work, jobs behind it do not begin on those that
 it could use, else a queue of small jobs would keep it waiting for ever. One that could not begin even if all were idle
-holds nothing back.
+holds nothing back, and neither does one whose workers did not all come a moment ago: one of them may be idle by its row
+alone.
 """
 
 from collections.abc import Collection
@@ -17,7 +18,7 @@ from store.db import db_now
 from store.models import Dataset, Job, Worker
 from store.placement import Gpus
 from store.states import State
-from store.waiting import LOOKED_THROUGH, ORDER, SEVERAL
+from store.waiting import LOOKED_THROUGH, ORDER, RESTS, SEVERAL
 
 _LOCK: Final = 0x7469645F7465616D
 """Of PostgreSQL, for the length of a transaction: workers are counted by one claim at a time."""
@@ -57,7 +58,7 @@ def first(worker_id: str, queues: Collection[str], *, seconds: float, session: S
 def _waiting(queues: Collection[str], *, session: Session) -> list[Any]:
     ready = Job.dataset_id.in_(select(Dataset.id).where(Dataset.state.in_(LOOKED_THROUGH)))
     wanted = (Job.id, Job.queue, Job.priority, Job.created_at, Job.nodes, Job.gpus_wanted, Job.min_gpu_memory_mib)
-    statement = select(*wanted).where(Job.state == State.QUEUED, SEVERAL, Job.queue.in_(queues), ready)
+    statement = select(*wanted).where(Job.state == State.QUEUED, SEVERAL, Job.queue.in_(queues), ready, ~RESTS)
     return list(session.execute(statement.order_by(*ORDER)))
 
 

@@ -9,9 +9,10 @@ from sqlalchemy import ColumnElement, and_, func, literal, literal_column, or_, 
 from sqlalchemy.orm import Session
 
 from store import workers
-from store.db import UTCTime
+from store.db import UTCTime, db_now
 from store.models import Dataset, Job, Worker
 from store.placement import Gpus, largest, nobody, within
+from store.reasons import NODES_MISSING
 from store.states import State
 
 Reason = Literal["dataset", "no_worker", "no_fitting_worker", "all_drained", "starting_soon", "busy", "nodes", "paused"]
@@ -20,6 +21,8 @@ LOOKED_THROUGH: Final = ("ready", "invalid")
 """States of a dataset whose jobs may begin; those of an invalid one begin and fail with its report."""
 ORDER: Final = (Job.priority, Job.created_at, Job.id)
 """The order in which the jobs of a queue are taken."""
+RESTS: Final = and_(func.coalesce(Job.status_reason, "") == NODES_MISSING, Job.updated_at > db_now(-60.0))
+"""Jobs whose workers did not all come: they let others go first for a minute."""
 SEVERAL: Final = Job.nodes > literal_column("1")
 """Jobs for several workers, as the index has it that holds those alone."""
 
@@ -149,7 +152,7 @@ def _holders(staff: _Staff, *, session: Session) -> dict[str, _Holder]:
     """By queue."""
     wanted = (Job.id, Job.queue, Job.priority, Job.created_at, Job.nodes, Job.gpus_wanted, Job.min_gpu_memory_mib)
     ready = Job.dataset_id.in_(select(Dataset.id).where(Dataset.state.in_(LOOKED_THROUGH)))
-    statement = select(*wanted).where(Job.state == State.QUEUED, SEVERAL, Job.queue.in_(staff), ready)
+    statement = select(*wanted).where(Job.state == State.QUEUED, SEVERAL, Job.queue.in_(staff), ready, ~RESTS)
     holders: dict[str, _Holder] = {}
     for job in session.execute(statement.order_by(*ORDER)):
         crew = _Crew.of(staff[job.queue], Gpus(job.gpus_wanted, job.min_gpu_memory_mib))

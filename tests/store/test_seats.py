@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from store import claims, reaper, seats, waiting, workers
 from store.db import Database, db_now
 from store.fencing import Claim
-from store.models import Seat
+from store.models import Job, Seat
 from store.reasons import NODES_MISSING, WORKER_LOST
 from store.seats import Meeting, Seated
 from store.settings import Settings
@@ -136,9 +136,16 @@ def test_two_jobs_for_two_do_not_share_two_workers(world, database_url, sign_on)
     assert [(one.node, one.nodes) for one in seated] == [(1, 2)]
     assert claim_next(world, others[0]) is claim_next(world, others[1]) is None  # one is idle, and waits for another
     assert hand_back(world, leader) is State.QUEUED
+    instead = claim_next(world, leader.worker_id)  # the first, whose workers did not all come, lets others go first
+    assert instead is not None
+    assert instead.job_id == second
+    assert hand_back(world, instead) is State.QUEUED
+    assert claim_next(world, leader.worker_id) is None
+    with world.database.write() as session:
+        session.execute(update(Job).values(updated_at=db_now(-61)))
     again = claim_next(world, leader.worker_id)
     assert again is not None
-    assert again.job_id == first  # before the second, which it held up and still does
+    assert again.job_id == first  # before the second, which it holds up as before
     assert world.state(second) is State.QUEUED
 
 
