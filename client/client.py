@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import httpx
@@ -24,6 +24,7 @@ from api import schemas
 from api.gate import schemas as key_schemas
 from api.sweeps import schemas as sweep_schemas
 from client import sse
+from client.answers import Answer, understood
 from client.credentials import find_key
 from client.datasets import OnProgress, upload, wait_until_ready
 from client.download import OnBytes, fetch
@@ -37,7 +38,6 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 PAGE = 100
 Format = Literal["auto", "coco", "voc", "yolo"]
 Start = Literal["checkpoint", "fresh"]
-Answer = TypeVar("Answer", bound=BaseModel)
 SILENCE = 60.0
 """Seconds without a byte, heartbeats included, after which a stream of events counts as lost."""
 SUBMISSION = 120.0
@@ -101,12 +101,12 @@ class Client:
         """POST a job. The key, random by default, makes a repeated POST answer with the same job."""
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
         response = self._transport.request("POST", "/jobs", json=_as_json(spec), headers=headers)
-        return schemas.Job.model_validate_json(response.content)
+        return understood(schemas.Job, response.content)
 
     def dry_run(self, spec: Spec) -> schemas.DryRun:
         """What `submit` would say, without making a job."""
         response = self._transport.request("POST", "/jobs", params={"dry_run": "true"}, json=_as_json(spec))
-        return schemas.DryRun.model_validate_json(response.content)
+        return understood(schemas.DryRun, response.content)
 
     def jobs(
         self,
@@ -161,7 +161,7 @@ class Client:
     def set_priority(self, job_id: str, priority: int) -> schemas.Job:
         """0 first .. 9: the place of a job, and of its baseline twin, in the queue."""
         response = self._transport.request("PATCH", f"/jobs/{job_id}", json={"priority": priority})
-        return schemas.Job.model_validate_json(response.content)
+        return understood(schemas.Job, response.content)
 
     def delete(self, job_id: str) -> None:
         """Forget a job that has ended, with everything it wrote."""
@@ -261,14 +261,14 @@ class Client:
         """POST a sweep. The key, random by default, makes a repeated POST answer with the same sweep."""
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
         response = self._transport.request("POST", "/sweeps", json=_as_json(sweep), headers=headers, timeout=SUBMISSION)
-        return sweep_schemas.Sweep.model_validate_json(response.content)
+        return understood(sweep_schemas.Sweep, response.content)
 
     def dry_run_sweep(self, sweep: Sweep) -> sweep_schemas.SweepDryRun:
         """What `submit_sweep` would say, and the jobs that it would make."""
         response = self._transport.request(
             "POST", "/sweeps", params={"dry_run": "true"}, json=_as_json(sweep), timeout=SUBMISSION
         )
-        return sweep_schemas.SweepDryRun.model_validate_json(response.content)
+        return understood(sweep_schemas.SweepDryRun, response.content)
 
     def sweeps(self, *, search: str | None = None, limit: int | None = None) -> Iterator[sweep_schemas.SweepSummary]:
         """Sweeps, newest first, page after page."""
@@ -291,7 +291,7 @@ class Client:
 
     def cancel_sweep(self, sweep_id: str) -> sweep_schemas.Sweep:
         response = self._transport.request("POST", f"/sweeps/{sweep_id}/cancel")
-        return sweep_schemas.Sweep.model_validate_json(response.content)
+        return understood(sweep_schemas.Sweep, response.content)
 
     def sweep_report(self, sweep_id: str) -> sweep_schemas.SweepReport:
         return self._get(f"/sweeps/{sweep_id}/report", sweep_schemas.SweepReport)
@@ -374,7 +374,7 @@ class Client:
         if archive is None:
             body = {"name": name, "root": str(folder), "options": options.model_dump(mode="json")}
             response = self._transport.request("POST", "/datasets", json=body, repeatable=False)
-            dataset = schemas.Dataset.model_validate_json(response.content)
+            dataset = understood(schemas.Dataset, response.content)
         else:
             dataset = upload(self._transport, name, Path(archive), options, on_bytes)
         return self.wait_for_dataset(dataset.id, on_progress=on_progress) if wait else dataset
@@ -418,7 +418,7 @@ class Client:
     def ready(self) -> schemas.Readiness:
         """Whether the server can work; not ready is an answer here, not an error."""
         response = self._transport.request("GET", "/readyz", accept=(503,))
-        return schemas.Readiness.model_validate_json(response.content)
+        return understood(schemas.Readiness, response.content)
 
     # Who may ask
 
@@ -426,14 +426,14 @@ class Client:
         """The answer holds the key itself, for this once. `limits` are the further fields of `KeyIn`."""
         body = {"name": name, "scope": scope, **limits}
         response = self._transport.request("POST", "/keys", json=body, repeatable=False)
-        return key_schemas.NewKey.model_validate_json(response.content)
+        return understood(key_schemas.NewKey, response.content)
 
     def keys(self) -> list[key_schemas.Key]:
         return list(self._pages("/keys", key_schemas.Key, {}, None))
 
     def revoke_key(self, key_id: str) -> key_schemas.Key:
         response = self._transport.request("DELETE", f"/keys/{key_id}")
-        return key_schemas.Key.model_validate_json(response.content)
+        return understood(key_schemas.Key, response.content)
 
     def audit(
         self, *, key: str | None = None, refused: bool | None = None, limit: int | None = None
@@ -443,21 +443,21 @@ class Client:
         yield from self._pages("/audit", key_schemas.AuditEntry, asked, limit)
 
     def _ask(self, path: str, kind: type[Answer], json: Any = None, *, repeatable: bool = True) -> Answer:
-        return kind.model_validate_json(self._transport.request("POST", path, json=json, repeatable=repeatable).content)
+        return understood(kind, self._transport.request("POST", path, json=json, repeatable=repeatable).content)
 
     def _get(self, path: str, kind: type[Answer], params: dict[str, Any] | None = None) -> Answer:
-        return kind.model_validate_json(self._transport.request("GET", path, params=params).content)
+        return understood(kind, self._transport.request("GET", path, params=params).content)
 
     def _items(self, path: str, kind: type[Answer]) -> list[Answer]:
         rows = self._transport.request("GET", path).json()["data"]
-        return [kind.model_validate(row) for row in rows]
+        return [understood(kind, row) for row in rows]
 
     def _pages(self, path: str, kind: type[Answer], params: dict[str, Any], limit: int | None) -> Iterator[Answer]:
         cursor, left = None, limit
         while left is None or left > 0:
             size = PAGE if left is None else min(PAGE, left)
             page = self._transport.request("GET", path, params={**params, "cursor": cursor, "limit": size}).json()
-            yield from (kind.model_validate(row) for row in page["data"])
+            yield from (understood(kind, row) for row in page["data"])
             left = None if left is None else left - len(page["data"])
             cursor = page["next_cursor"]
             if not page["has_more"] or cursor is None:
@@ -467,7 +467,7 @@ class Client:
 def _event(raw: sse.RawEvent) -> Event | None:
     """None for an event that means nothing to this client, and for the end of a stream that is to be taken up again."""
     kind = EVENTS.get(raw.name)
-    event = kind.model_validate_json(raw.data) if kind is not None else None
+    event = understood(kind, raw.data) if kind is not None else None
     return None if isinstance(event, schemas.EndEvent) and event.reason in ("time", "shutdown") else event
 
 

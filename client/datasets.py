@@ -10,6 +10,7 @@ from typing import BinaryIO
 import httpx
 
 from api import schemas
+from client.answers import understood
 from client.download import OnBytes
 from client.errors import ApiError, ClientError, DatasetInvalid
 from client.transport import Transport, unreachable
@@ -66,7 +67,7 @@ def _register(transport: Transport, name: str, options: IndexOptions) -> tuple[s
         if found.state != "uploading" or found.options.model_dump() != options.model_dump():
             raise
         return found, False
-    return schemas.Dataset.model_validate_json(response.content), True
+    return understood(schemas.Dataset, response.content), True
 
 
 def _send(
@@ -81,7 +82,7 @@ def _send(
         try:
             body = _chunks(file, total, on_bytes)
             response = transport.put(path, body, num_bytes=total, headers=headers, answer_within=ANSWER)
-            return schemas.Dataset.model_validate_json(response.content)
+            return understood(schemas.Dataset, response.content)
         except httpx.TransportError as error:
             lost.append(error)
             patience = time.monotonic() + STALE
@@ -120,4 +121,4 @@ def wait_until_ready(transport: Transport, name_or_id: str, on_progress: OnProgr
 
 
 def _get(transport: Transport, name_or_id: str) -> schemas.Dataset:
-    return schemas.Dataset.model_validate_json(transport.request("GET", f"/datasets/{name_or_id}").content)
+    return understood(schemas.Dataset, transport.request("GET", f"/datasets/{name_or_id}").content)

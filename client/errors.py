@@ -70,3 +70,13 @@ class DatasetInvalid(ClientError):
             f"the dataset {name} is invalid:\n{reasons}\n"
             f"It stays with this report until it is deleted: `tid datasets delete {name}`, then add it again."
         )
+
+
+class AnswerNotUnderstood(ClientError):
+    """An answer that this client knows no meaning of: the server is likely of another version."""
+
+    def __init__(self, why: str, version: str) -> None:
+        super().__init__(
+            f"the server's answer does not fit this client, which is {version} ({why}); "
+            "install the version of the server, which GET /healthz tells, or update the server"
+        )

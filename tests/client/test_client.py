@@ -4,11 +4,12 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from api.schemas import EndEvent, MetricsEvent, Progress, StateEvent
 from client.client import Client
-from client.errors import ApiError, NoSuchJob, ServerUnreachable
+from client.errors import AnswerNotUnderstood, ApiError, NoSuchJob, ServerUnreachable
 from client.machine import free_port
 from store import claims, metrics
 from store.metrics import Point
@@ -131,3 +132,16 @@ def begin(database, job_id: str):
         claim = claims.claim(job_id, "tester", lease_seconds=600, session=session)
         claims.mark_started(claim, resumed_from_step=0, total_steps=200, epochs=20, session=session)
     return claim
+
+
+def test_the_answer_of_another_version_is_told_as_that(client, spec, monkeypatch) -> None:
+    job = client.submit(spec)
+
+    def older(*arguments, **how):
+        response = request(*arguments, **how)
+        return httpx.Response(200, json={name: value for name, value in response.json().items() if name != "state"})
+
+    request = client._transport.request
+    monkeypatch.setattr(client._transport, "request", older)
+    with pytest.raises(AnswerNotUnderstood, match=r"which is \d+\.\d.*Job\.state: Field required.*GET /healthz"):
+        client.job(job.id)
