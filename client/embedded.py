@@ -3,6 +3,7 @@
 Only processes and HTTP: nothing of the service is imported here.
 """
 
+import logging
 import os
 import shutil
 import signal
@@ -23,8 +24,11 @@ from client.parts import Part
 
 __all__ = ["Embedded", "EmbeddedError"]
 
+log = logging.getLogger("client")
+
 _SOCKET_PATH_BYTES = 100  # sun_path holds 108 on Linux, 104 on macOS
 _READY_SECONDS = 120.0
+_SILENT_SECONDS = 3.0  # longer than anything takes on this machine; a bucket may be elsewhere
 _KEEP_SECONDS = 0.2
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _SAVING_SECONDS = 120.0  # the default of TID_TERMINATE_GRACE_SECONDS, in which a training saves its state
@@ -183,9 +187,9 @@ class Embedded:
             part.stop(self._hurry)
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _READY_SECONDS
-        answer = "no answer"
-        while time.monotonic() < deadline:
+        begun = time.monotonic()
+        answer = told = "no answer"
+        while time.monotonic() < begun + _READY_SECONDS:
             if self._stopping.is_set():
                 raise _Interrupted("stopped while starting")
             self._refuse_dead_parts()
@@ -196,9 +200,12 @@ class Embedded:
             else:
                 if response.is_success:
                     return
-                answer = f"{response.status_code} {response.text[:500]}"
+                answer = _missing(response)
+                if answer != told and time.monotonic() > begun + _SILENT_SECONDS:
+                    log.warning("waiting up to %.0f s for %s", _READY_SECONDS, answer)
+                    told = answer
             time.sleep(0.1)
-        raise EmbeddedError(f"the API was not ready after {_READY_SECONDS:.0f} s ({answer}); see {self.home / 'logs'}")
+        raise EmbeddedError(f"the API was not ready after {_READY_SECONDS:.0f} s: {answer}; see {self.home / 'logs'}")
 
     def _refuse_dead_parts(self) -> None:
         for part in self.parts.values():
@@ -239,6 +246,15 @@ class Embedded:
             self._socket_dir = Path(tempfile.mkdtemp(prefix="tid-", dir="/tmp"))
             path = self._socket_dir / "valkey.sock"
         return path
+
+
+def _missing(response: httpx.Response) -> str:
+    """What a server that is not ready waits for."""
+    try:
+        found = [one for one in response.json()["dependencies"] if one["required"] and not one["ok"]]
+        return "; ".join("; ".join(filter(None, [f"{one['name']}: {one['detail']}", one["remedy"]])) for one in found)
+    except (ValueError, LookupError, TypeError):  # something else listens there by now
+        return f"{response.status_code} {response.text[:500]}"
 
 
 def _saving_seconds(environment: Mapping[str, str]) -> float:

@@ -1,6 +1,7 @@
 """The single-machine mode's keeper: starts, restarts and stops processes; refuses what cannot work, in plain words."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -115,6 +116,20 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
             embedded.start()
     assert not embedded.parts
     assert free_port("127.0.0.1", port) == port
+
+
+def test_what_it_waits_for_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("client.embedded._READY_SECONDS", 15.0)
+    monkeypatch.setattr("client.embedded._SILENT_SECONDS", 0.0)
+    closed = f"http://127.0.0.1:{free_port('127.0.0.1', 0)}"
+    keys = {"TID_S3_ACCESS_KEY_ID": "a", "TID_S3_SECRET_ACCESS_KEY": "hunter2"}
+    environment = {"TID_ARTIFACTS": "s3://files", "TID_S3_ENDPOINT": closed, **keys}
+    said = rf"artifacts: s3://files: {closed} does not answer .*TID_S3_ENDPOINT"
+    with pytest.raises(EmbeddedError, match=rf"not ready after 15 s: {said}.*logs"):
+        Embedded(tmp_path, port=0, workers=0, environment=environment).start()
+    assert re.search(rf"waiting up to 15 s for .*{said}", caplog.text)
 
 
 def test_workers_share_the_gpus_and_the_cores(tmp_path: Path) -> None:
