@@ -74,10 +74,10 @@ def nobody(wanted: Gpus, queue: str, online: Sequence[Worker]) -> str:
         return f"{has}: none is online"
     found = largest(online)
     if not found[0].number:
-        return f"{has}: none has a GPU that it can use; start one"
+        return f"{has}: none has a GPU that it can use; start a worker that has"
     had = ", or ".join(f"{one.number} with {gib(one.memory_mib)}" for one in found)
     who = "the largest has" if len(found) == 1 else "the largest have"
-    return f"{has}; {who} {had}: ask for less, or start one"
+    return f"{has}; {who} {had}: ask for less, or start a worker that has more"
 
 
 def gib(mebibytes: int) -> str:

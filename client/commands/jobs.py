@@ -129,7 +129,7 @@ def _waits(job: Job) -> str:
     if waiting is None or waiting.reason == "paused":
         return "until `tid resume`" if waiting is not None else ""
     place = f"; place {waiting.position} of {job.queue}" if waiting.position is not None else ""
-    return f"{waiting.reason}: {escaped(waiting.detail)}{place}, priority {job.priority}"
+    return f"{waiting.reason}: {escaped(waiting.detail)}{place} (priority {job.priority})"
 
 
 def _cost(job: Job) -> str:

@@ -69,7 +69,8 @@ def test_a_job_that_no_worker_could_take_now_is_warned_of_and_waits(
     assert (row["gpus"], row["gpu_memory_mib"], row["device"]) == (1, 23034, device)
     job = client.post("/jobs", json=wide).json()
     (warning,) = (one for one in job["warnings"] if one["code"] == "no_fitting_worker")
-    assert warning["detail"].endswith("; the largest has 1 with 22.4 GiB: ask for less, or start one")
+    said = "; the largest has 1 with 22.4 GiB: ask for less, or start a worker that has more"
+    assert warning["detail"].endswith(said)
     assert job["waiting"]["reason"] == "no_fitting_worker"
     assert warning["detail"] == f"when it was submitted, {job['waiting']['detail']}"
     assert job["waiting"]["position"] is None

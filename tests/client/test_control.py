@@ -28,7 +28,7 @@ def test_a_job_rests_waits_and_is_moved_in_its_queue(tid, job_id) -> None:
     assert "queued (no worker of the queue 'quiet' is online)" in tid("resume", job_id[:8]).out
     assert "queued" in tid("priority", job_id, 2).out
     shown = tid("show", job_id).out
-    assert "no_worker: no worker of the queue 'quiet' is online; place 1 of quiet, priority 2" in shown
+    assert "no_worker: no worker of the queue 'quiet' is online; place 1 of quiet (priority 2)" in shown
     (line,) = [line for line in tid("jobs").out.splitlines() if job_id in line]
     assert "queued (no_worker, #1)" in line
     assert tid("priority", job_id, 12).code == 2

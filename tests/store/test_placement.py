@@ -132,7 +132,8 @@ def test_why_it_waits_follows_the_workers(world, sign_on):
     sign_on("cpu")
     assert told(world, wide) == Waiting(
         "no_fitting_worker",
-        "no worker of the queue 'default' has 2 GPUs with 40 GiB: none has a GPU that it can use; start one",
+        "no worker of the queue 'default' has 2 GPUs with 40 GiB: "
+        "none has a GPU that it can use; start a worker that has",
         None,
     )
     assert told(world, plain) == Waiting("starting_soon", "a worker is free and will take it", 1), "nobody is ahead"
@@ -140,7 +141,7 @@ def test_why_it_waits_follows_the_workers(world, sign_on):
     sign_on("many", 16, 16, 16, 16)
     assert told(world, wide).detail == (
         "no worker of the queue 'default' has 2 GPUs with 40 GiB; the largest have 4 with 16 GiB, or 1 with 23.9 GiB: "
-        "ask for less, or start one"
+        "ask for less, or start a worker that has more"
     )
     assert counted(world) == {"no_fitting_worker": 1, "starting_soon": 1}
     sign_on("pair", 80, 40)
