@@ -39,6 +39,9 @@ def up(
 
     if any(name.startswith("TID_") for name in os.environ):
         run_store("misspelt", [], None)  # the parts say it too, in their logs
+    if os.environ.get("TID_GPUS", "all").strip() not in ("", "all"):
+        unused = "warning: `tid up` does not read TID_GPUS; CUDA_VISIBLE_DEVICES and --workers say which GPUs it uses"
+        typer.echo(unused, err=True)
     environment = {"TID_DATA_ROOTS": _roots(data)} if data else {}
     embedded = Embedded(home, host=host, port=port, workers=workers, environment=environment)
     if not embedded.run_forever(_welcome, _part):
