@@ -21,6 +21,7 @@ from api.schemas import Dependency
 from api.streams.hub import Hub
 from store.artifacts import open_artifacts
 from store.db import Database
+from store.monitoring.log_lines import without_secrets
 from store.places import S3Place
 from store.settings import Settings, SettingsError, load_settings
 from store.upkeep.misspelt import misspelt
@@ -95,10 +96,26 @@ async def _dependencies(settings: Settings, url: str) -> list[Dependency]:
 
 def _dependency(one: Dependency, settings: Settings) -> None:
     state: State = "ok" if one.ok else "fail" if one.required else "warn"
+    where = _where(one.name, settings)
     if one.name == "broker" and not one.ok and settings.broker_url == Settings.model_fields["broker_url"].default:
-        tell("broker", "warn", one.detail, "none is needed for `tid up`, which starts its own; else set TID_BROKER_URL")
-        return
-    tell(one.name, state, one.detail, one.remedy or "")
+        remedy = "none is needed for `tid up`, which starts its own; else set TID_BROKER_URL"
+        tell("broker", "warn", f"{where}: {one.detail}", remedy)
+    elif one.ok:
+        tell(one.name, state, where or one.detail)
+    else:  # what is wrong with a folder or a bucket begins with its name
+        tell(one.name, state, f"{where}: {one.detail}" if one.name == "broker" else one.detail, one.remedy or "")
+
+
+def _where(name: str, settings: Settings) -> str:
+    """What the settings name, without passwords; empty of what has no setting of its own."""
+    bucket = f"{settings.artifacts} at {settings.s3_endpoint or 'what AWS_* variables say, or AWS'}"
+    places = {
+        "database": make_url(settings.database_url).render_as_string(),
+        "broker": without_secrets(settings.broker_url),
+        "artifacts": bucket if isinstance(settings.artifacts, S3Place) else str(settings.artifacts),
+        "uploads": str(settings.uploads),
+    }
+    return places.get(name, "")
 
 
 def _port(settings: Settings, *, is_known: bool) -> None:

@@ -8,6 +8,7 @@ from store.settings import SettingsError, load_as
 from store.upkeep.starting import told, why_not_writable
 from worker.cuda import gpus_in_use, installed_torch
 from worker.settings import WorkerSettings
+from worker.shares import divide, gpus_there
 
 
 def tell(what: str, state: str, found: str, remedy: str = "") -> None:
@@ -30,6 +31,7 @@ def main() -> int:
         built = f"for CUDA {torch.cuda}" if torch.cuda else "without CUDA"
         tell("torch", "ok", f"{torch.version}, built {built}")
     _gpus()
+    _crew(settings)
     return 0
 
 
@@ -43,12 +45,19 @@ def _gpus() -> None:
             tell("GPU", "ok", name)
     if not found["gpus"]:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        why = (
-            f"CUDA_VISIBLE_DEVICES={hidden} leaves none"
-            if hidden is not None
-            else "none is seen; trainings use the CPU"
-        )
-        tell("GPU", "warn", why, "where there is one: install NVIDIA's driver, and see that `nvidia-smi` lists it")
+        if hidden is not None:
+            why, remedy = f"CUDA_VISIBLE_DEVICES={hidden} leaves none", "unset it where trainings shall use a GPU"
+        else:
+            why = "none is seen"
+            remedy = "where there is one: install NVIDIA's driver, and see that `nvidia-smi` lists it"
+        tell("GPU", "warn", f"{why}; trainings use the CPU", remedy)
+
+
+def _crew(settings: WorkerSettings) -> None:
+    try:
+        divide(settings.gpus, gpus_there(settings.gpus))
+    except SettingsError as error:
+        tell("TID_GPUS", "warn", str(error), "`python -m worker.crew` does not start with it; nothing else reads it")
 
 
 if __name__ == "__main__":
