@@ -17,7 +17,7 @@ from store.errors import NotFound, OutsideRoots, TeacherNotReady
 from store.models import Dataset, Json
 from store.monitoring import tracing
 from store.placement import Gpus
-from store.waiting import nobody_fits
+from store.waiting import nobody_fits, too_few
 from tid_core.facts import DatasetFacts
 from tid_core.preflight import TeacherFacts, check
 from tid_core.spec import FileWeights, JobSpec, JobWeights
@@ -126,14 +126,19 @@ def review_spec(spec: JobSpec, parts: Parts, *, session: Session) -> Review:
 
 
 def _look_for_a_worker(review: Review, parts: Parts, *, session: Session) -> None:
-    """A job that no worker could take now is accepted, and waits: one may come."""
-    resources = review.spec.resources
+    """A job that no worker could take now, or too few for it, is accepted, and waits: more may come."""
+    resources, told = review.spec.resources, None
     wanted = Gpus(review.spec.gpus_needed, resources.min_gpu_memory_mib)
     heartbeat = parts.settings.heartbeat_seconds
-    if wanted.number and (why := nobody_fits(wanted, resources.queue, heartbeat_seconds=heartbeat, session=session)):
-        expected = "GPUs that a worker has; until a worker with these comes, the job waits"
-        told = {"code": "no_fitting_worker", "field": "/resources", "detail": f"when it was submitted, {why}"}
-        review.problems.append(SpecProblem(**told, expected=expected, severity="warning"))
+    field, expected = "/resources", "GPUs that a worker has; until a worker with these comes, the job waits"
+    if wanted.number:
+        told = nobody_fits(wanted, resources.queue, heartbeat_seconds=heartbeat, session=session)
+    if told is None and resources.nodes > 1:
+        told = too_few(resources.nodes, wanted, resources.queue, heartbeat_seconds=heartbeat, session=session)
+        field, expected = "/resources/nodes", "no more than there are workers; until enough have come, the job waits"
+    if told is not None:
+        named = {"code": "no_fitting_worker", "field": field, "detail": f"when it was submitted, {told}"}
+        review.problems.append(SpecProblem(**named, expected=expected, severity="warning"))
 
 
 def _find_dataset(review: Review, *, session: Session) -> Dataset | None:

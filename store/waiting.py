@@ -97,6 +97,19 @@ def nobody_fits(wanted: Gpus, queue: str, *, heartbeat_seconds: float, session: 
     return None if any(wanted.fit(Gpus.of(worker)) for worker in staff) else nobody(wanted, queue, staff)
 
 
+def too_few(nodes: int, wanted: Gpus, queue: str, *, heartbeat_seconds: float, session: Session) -> str | None:
+    """Why a job for several workers cannot begin with those that are online; None where it can, once they are idle."""
+    staff = _staff([queue], heartbeat_seconds=heartbeat_seconds, session=session)[queue]
+    fit = sum(wanted.fit(Gpus.of(worker)) for worker in staff)
+    if fit >= nodes:
+        return None
+    having = f" with {wanted}" if wanted.number else ""
+    there = f"{fit} {'is' if fit == 1 else 'are'} online"
+    return (
+        f"the job needs {nodes} workers of the queue {queue!r}{having} at once, {there}: ask for fewer, or start more"
+    )
+
+
 def reasons(*, heartbeat_seconds: float, session: Session) -> dict[Reason, int]:
     """How many jobs wait for each reason, 0 included."""
     alike = (Job.queue, Job.gpus_wanted, Job.min_gpu_memory_mib, Job.nodes, Dataset.state)

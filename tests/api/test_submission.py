@@ -79,6 +79,12 @@ def test_a_job_that_no_worker_could_take_now_is_warned_of_and_waits(
         workers.register("x", hostname="h", pid=1, queues=["default"], device={"gpus": [*big, *big]}, session=session)
         workers.heartbeat("x", current_job="0123456789ab", session=session)
     assert warnings(spec(resources={"gpus": 2})) == [], "it is busy, and will take it"
+    several = {"training": {"batch_size": 12}}
+    assert warnings(spec(resources={"nodes": 2}, **several)) == []
+    (few,) = warnings(spec(resources={"nodes": 3}, **several))
+    assert few.endswith("needs 3 workers of the queue 'default' at once, 2 are online: ask for fewer, or start more")
+    (few,) = warnings(spec(resources={"nodes": 2, "gpus": 2}, **several))
+    assert few.endswith("workers of the queue 'default' with 2 GPUs at once, 1 is online: ask for fewer, or start more")
 
 
 @pytest.mark.usefixtures("pets")
