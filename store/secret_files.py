@@ -1,13 +1,22 @@
 """Settings out of files: `FOLDER/tid_database_url` for TID_DATABASE_URL, as Docker and Kubernetes mount secrets."""
 
 import os
+from collections.abc import Mapping
 from errno import EISDIR
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Any
+from typing import Any, Final
 
 import pydantic_settings
 from pydantic_settings import BaseSettings, SecretsSettingsSource
+
+_CREDENTIALS: Final = ("TID_", "PGPASS", "AWS_", "OTEL_")
+"""What the service's own variables begin with, and those in which other libraries are told passwords and keys."""
+
+
+def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for processes that work with what users sent."""
+    return {name: value for name, value in environment.items() if not name.startswith(_CREDENTIALS)}
 
 
 class UnreadableSecret(ValueError):

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from store.secret_files import without_credentials
 from tid_core.events import EVENT, Event
 
 PROGRAM = ("-m", "tid_core.run")
 _READ_BYTES = 1 << 16
-_SERVICE = ("TID_", "PGPASS", "AWS_")
-"""What the service's own variables begin with, and those in which PostgreSQL and S3 are told passwords and keys."""
 
 
 @dataclass(frozen=True)
@@ -158,5 +157,4 @@ class Child:
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of the training process: without the service's own settings, which hold credentials."""
-    kept = {name: value for name, value in environment.items() if not name.startswith(_SERVICE)}
-    return {**kept, "PYTHONUNBUFFERED": "1"}
+    return {**without_credentials(environment), "PYTHONUNBUFFERED": "1"}

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import IO, Any, NamedTuple
 
+from store.secret_files import without_credentials
+
 # The child is killed when the thread that started it ends, however that ends (Linux; elsewhere it merely runs on).
 # 1 = PR_SET_PDEATHSIG, 9 = SIGKILL; both outlive the exec. The check of the parent closes the gap before the call.
 _LAUNCH = """
@@ -59,7 +61,7 @@ def run(module: str, arguments: Sequence[str], watch: Watch) -> Answer:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        env=_environment(),
+        env=without_credentials(os.environ),
     )
     try:
         said, told = _listen(process, watch)
@@ -133,8 +135,3 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
-
-
-def _environment() -> dict[str, str]:
-    """Without the service's own settings, which hold credentials."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("TID_", "PGPASS", "AWS_"))}

@@ -115,7 +115,8 @@ def test_the_process_starts_in_its_own_session_and_learns_its_parent(start: Call
 
 def test_the_services_credentials_do_not_reach_the_training() -> None:
     given = {"TID_DATABASE_URL": "postgresql://user:secret@host/db", "PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1"}
-    kept = child_environment({**given, "PGPASSWORD": "secret", "PGPASSFILE": "/secret", "AWS_SESSION_TOKEN": "secret"})
+    given |= dict.fromkeys(("PGPASSWORD", "PGPASSFILE", "AWS_SESSION_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS"), "secret")
+    kept = child_environment(given)
     assert "secret" not in str(kept)
     assert "TID_DATABASE_URL" not in kept
     assert kept["CUDA_VISIBLE_DEVICES"] == "1"
