@@ -118,10 +118,10 @@ def workers_of(crew: "subprocess.Popen[bytes]") -> list[int]:
 def test_kill_takes_the_workers_along(host: Host) -> None:
     crew = host.start("-m", "worker.crew")
     of_it = workers_of(crew)
+    wait_for(lambda: "worker host-cpu on the CPU" in host.log.read_text())
     crew.kill()
     crew.wait()
     wait_for(lambda: all(processes.gone(pid) for pid in of_it))
-    assert "worker host-cpu on the CPU" in host.log.read_text()
 
 
 def test_a_second_ctrl_c_waits_for_nothing(host: Host) -> None:
