@@ -5,14 +5,13 @@
 #   docker/standins/build.sh              all of them; prints NAME=IMAGE lines as they belong into .env
 #   docker/standins/build.sh PYTHON ...   only these
 #
-# STANDIN_SUITE (default: stable) and STANDIN_MIRROR choose Debian's release and its mirror. What this host needs to
+# STANDIN_SUITE (default: stable) and STANDIN_MIRROR (default: debootstrap's) choose Debian's release and its mirror. What this host needs to
 # reach its package index is carried along: its certificates, /etc/pip.conf, /etc/uv/uv.toml, and the variables below.
 # A password in them stays in these images, so keep them on this host.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 readonly SUITE=${STANDIN_SUITE:-stable}
-readonly MIRROR=${STANDIN_MIRROR:-http://deb.debian.org/debian}
 readonly CERTIFICATES=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 readonly CARRIED=(UV_DEFAULT_INDEX UV_INDEX UV_INDEX_URL UV_EXTRA_INDEX_URL PIP_INDEX_URL PIP_EXTRA_INDEX_URL)
 readonly DEBIAN=tid-standin/debian:$SUITE
@@ -25,7 +24,7 @@ make_debian() {
     # shellcheck disable=SC2064 # the folder of now
     trap "rm -rf '$root'" EXIT
     echo "making $DEBIAN" >&2
-    quietly debootstrap --variant=minbase --include=ca-certificates "$SUITE" "$root" "$MIRROR"
+    quietly debootstrap --variant=minbase --include=ca-certificates "$SUITE" "$root" ${STANDIN_MIRROR:+"$STANDIN_MIRROR"}
     slim "$root"
     carry "$root"
     for name in "${CARRIED[@]}"; do
