@@ -269,6 +269,17 @@ def is_condemned(name: str) -> bool:
 
 
 @contextmanager
+def partial_name(target: Path) -> Iterator[Path]:
+    """A name for a file or folder beside the target; gone afterwards unless it was renamed."""
+    path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
     """A name in the folder that no key can have; gone afterwards unless it was renamed."""
     path = folder / f"{_TEMPORARY}{secrets.token_hex(8)}"

@@ -6,10 +6,8 @@ it as metadata, and is checked when it is fetched.
 
 import errno
 import hashlib
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -17,7 +15,16 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import obstore
 from obstore.store import S3Store
 
-from store.artifacts import CONDEMNED, ArtifactDamaged, Listed, Stored, checked_key, is_condemned, is_key
+from store.artifacts import (
+    CONDEMNED,
+    ArtifactDamaged,
+    Listed,
+    Stored,
+    checked_key,
+    is_condemned,
+    is_key,
+    partial_name,
+)
 from store.places import S3Place
 from store.s3_client import connect, endpoint_of
 from store.s3_errors import Where
@@ -104,7 +111,7 @@ class S3Artifacts:
     def fetch(self, key: str, target: Path, *, sha256: str | None = None) -> Path:
         checked_key(key)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _partial(target) as partial:
+        with partial_name(target) as partial:
             try:
                 self._receive_well(key, partial, sha256)
             except FileNotFoundError:
@@ -209,17 +216,6 @@ class S3Artifacts:
             target = folder / name.removeprefix(f"{key}/")
             target.parent.mkdir(parents=True, exist_ok=True)
             self._receive_well(name, target, None)
-
-
-@contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    """A name for a file or folder beside the target; gone afterwards unless it was renamed."""
-    path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
 
 
 def _part(first: int, stop: int | None) -> "GetOptions | None":

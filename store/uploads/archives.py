@@ -3,12 +3,9 @@
 import errno
 import hashlib
 import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from store.artifacts import ArtifactDamaged, ArtifactStore
+from store.artifacts import ArtifactDamaged, ArtifactStore, partial_name
 from store.uploads import children
 from store.uploads.children import Answer, Watch
 
@@ -53,7 +50,7 @@ def bring(key: str, target: Path, artifacts: ArtifactStore, watch: Watch) -> Pat
     target.parent.mkdir(parents=True, exist_ok=True)
     total, digest, done = artifacts.size(key), hashlib.sha256(), 0
     pieces = artifacts.stream(key)
-    with _partial(target) as partial, partial.open("xb") as file:
+    with partial_name(target) as partial, partial.open("xb") as file:
         for piece in pieces:
             digest.update(piece)
             file.write(piece)
@@ -75,12 +72,3 @@ def unpack(archive: Path, out: Path, max_bytes: int, watch: Watch) -> Answer:
     """
     arguments = [str(archive), str(out), "--max-bytes", str(max_bytes), "--progress"]
     return children.run("tid_core.data.archives", arguments, watch)
-
-
-@contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
